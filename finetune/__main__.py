@@ -1,0 +1,194 @@
+"""The command line: `python -m finetune [command] key=value …`.
+
+Picks the command, hands the rest to Hydra, and prints any FinetuneError in one line. Heavy libraries are imported
+by the jobs, after everything that can be checked without them has been checked.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from finetune import __version__
+from finetune.errors import EXIT_FAILED, EXIT_MISTAKE, ConfigError, FinetuneError, did_you_mean, one_line
+from finetune.log import is_main_process, quiet_libraries, set_up_logging
+
+COMMANDS = {
+    "run": "the whole life: check the data, train, evaluate, export, verify, report (the default)",
+    "train": "train the adapter only",
+    "evaluate": "compare base and tuned model of a finished training",
+    "export": "merge, write and verify the model of a finished training",
+    "inspect": "show the configuration, the data's counts and a rendered example; loads no weights",
+    "report": "write report.html and the model card again from the run folder",
+    "prefetch": "download what a machine without network will need",
+    "recipes": "list the recipes",
+}
+_HYDRA_FLAGS = ("--multirun", "-m", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 1 failed or stopped, 2 the user's mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    quiet_libraries()
+    set_up_logging(verbose="--verbose" in words)
+    words = [word for word in words if word != "--verbose"]
+    try:
+        return _dispatch(words)
+    except FinetuneError as error:
+        _say_error(one_line(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say_error("stopped; the same command with resume=true goes on from the last checkpoint")
+        return EXIT_FAILED
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    if "--help" in words or "-h" in words:
+        print(help_text())
+        return 0
+    if "--version" in words:
+        print(f"finetune {__version__}")
+        return 0
+    command = "run"
+    if words and "=" not in words[0] and not words[0].startswith("-"):
+        command = words.pop(0)
+    if command not in COMMANDS:
+        raise ConfigError(f"{command!r} is no command.{did_you_mean(command, COMMANDS)} See python -m finetune --help")
+    if command == "recipes":
+        _refuse_words(words)
+        print(_recipe_table())
+        return 0
+    _compose_and_call(_job(command), words)
+    return 0
+
+
+def _refuse_words(words: Sequence[str]) -> None:
+    if words:
+        raise ConfigError(f"recipes takes no options, but got {' '.join(words)!r}")
+
+
+def _job(command: str) -> Callable[[Any], object]:
+    def call(config: Any) -> object:
+        import importlib
+
+        return getattr(importlib.import_module(f"finetune.jobs.{command}"), command)(config)
+
+    return call
+
+
+def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> None:
+    """Let Hydra compose the words into a configuration (or several, in a sweep) and call the job on each."""
+    import hydra
+
+    from finetune.compose import explain, finish, prepare_overrides
+
+    flags, typed = _split_flags(words)
+    prepared = prepare_overrides(typed, sweep=bool({"-m", "--multirun"} & set(flags)))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    composed: list[bool] = []
+
+    def task(raw: Any) -> None:
+        composed.append(True)
+        job(finish(raw, _choices(typed)))
+
+    entry = hydra.main(version_base="1.3", config_path="pkg://finetune.conf", config_name="run")(task)
+    arguments = sys.argv
+    try:
+        sys.argv = ["finetune", *flags, *prepared]
+        entry()
+    except FinetuneError:
+        raise
+    except Exception as error:
+        if composed:
+            raise
+        raise explain(error) from error
+    finally:
+        sys.argv = arguments
+
+
+def _choices(typed: Sequence[str]) -> list[str]:
+    """Return the overrides of this job: as typed, or in a sweep as Hydra resolved them."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.get().mode is None or HydraConfig.get().mode.name != "MULTIRUN":
+        return list(typed)
+    return list(HydraConfig.get().overrides.task)
+
+
+def _split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    flags: list[str] = []
+    typed: list[str] = []
+    for word in words:
+        takes_value = flags and flags[-1] in ("--cfg", "-c", "--info", "-i", "--package", "-p") and "=" not in word
+        if takes_value and not word.startswith("-"):
+            flags.append(word)
+        elif word.startswith("-"):
+            if word.split("=")[0] not in _HYDRA_FLAGS:
+                raise ConfigError(f"{word!r} is no option.{did_you_mean(word, [*_HYDRA_FLAGS, '--help', '--verbose'])}")
+            flags.append(word)
+        else:
+            typed.append(word)
+    return flags, typed
+
+
+def help_text() -> str:
+    """Return the page that `--help` prints: commands, recipes, groups, examples."""
+    from finetune.overrides import GROUPS, group_options
+
+    commands = "\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
+    groups = "\n".join(f"  {group + '=':14} {', '.join(group_options(group))}" for group in GROUPS)
+    return f"""Turn an open language model into a domain specialist on your own machine.
+
+  python -m finetune [command] recipe=NAME key=value …
+
+Commands
+{commands}
+
+Recipes (recipe=…)
+{_recipe_table()}
+
+Choices
+{groups}
+
+Options: any key of the configuration, such as training.num_epochs=2, data.path=rows.jsonl, adapter.rank=32,
+seed=1, output_dir=outputs/mine, resume=true, overwrite=true, offline=true, use=commercial. `inspect` shows them all.
+
+Examples
+  python -m finetune recipe=quickstart
+  python -m finetune recipe=legal_qlora model=embedded
+  python -m finetune recipe=legal_qlora model=local model.path=~/models/llama data.path=contracts.jsonl
+  python -m finetune -m recipe=quickstart training.learning_rate=1e-3,3e-3 output_dir='outputs/${{training.learning_rate}}'
+
+--verbose shows more messages, --cfg job prints the composed configuration, -m runs a sweep."""
+
+
+def _recipe_table() -> str:
+    from finetune.recipes import list_recipes, recipe_summary
+
+    recipes = list_recipes()
+    width = max((len(name) for name in recipes), default=0)
+    return "\n".join(f"  {name:{width}}  {recipe_summary(path)}" for name, path in recipes.items())
+
+
+def _say_error(message: str) -> None:
+    if is_main_process():
+        print(f"finetune: {message}", file=sys.stderr)
+
+
+def _unexpected(error: Exception) -> int:
+    """Report a failure that nobody foresaw: one line, and the traceback when asked."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename:
+        _say_error(f"{error.filename}: {error.strerror}")
+        return EXIT_FAILED
+    _say_error(f"unexpected {type(error).__name__}: {one_line(error)[:500]} (run again with --verbose for the traceback)")
+    logging.getLogger("finetune").debug("traceback", exc_info=error)
+    return EXIT_FAILED
+
+
+__all__ = ["COMMANDS", "EXIT_MISTAKE", "help_text", "main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

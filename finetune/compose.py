@@ -1,0 +1,169 @@
+"""From recipe and overrides to one typed `RunConfig`; called by `__main__` and by notebooks."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import overrides as words
+from finetune.config import MISSING, DataConfig, RunConfig
+from finetune.errors import ConfigError, did_you_mean, one_line
+from finetune.model.shape import context_of, read_model_config, recommend, shape_of
+from finetune.recipes import bundled_root, find_recipe, register_recipe
+
+PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path")
+DATA_SET_KEYS = ("validation_path", "test_path", "format", "prompt", "completion", "system", "text_column", "group")
+"""What describes the rows at data.path: replaced together with it."""
+
+
+def load_config(recipe: str | None = None, *overrides: str) -> RunConfig:
+    """Compose a recipe and overrides, as the command line does: `load_config("legal_qlora", "model=embedded")`.
+
+    Raises:
+        ConfigError: an unknown recipe, group, key or a value that cannot work, with the nearest names.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    typed = [*([f"recipe={recipe}"] if recipe else []), *overrides]
+    prepared = prepare_overrides(typed)
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_module("finetune.conf", version_base="1.3"):
+            composed = compose("run", overrides=prepared)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise explain(error) from error
+    return finish(composed, typed)
+
+
+def prepare_overrides(typed: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Check the words of a command line, register its recipe, and return words that Hydra takes.
+
+    Raises:
+        ConfigError: naming every mistake.
+    """
+    _register_schema()
+    checked = words.check(words.parse(typed), sweep=sweep)
+    keys = {override.key for override in checked}
+    result: list[str] = []
+    for override in checked:
+        if override.key == "recipe":
+            names = override.value.split(",") if sweep else [override.value]
+            override = words.Override("", "recipe", ",".join(register_recipe(find_recipe(name)) for name in names))
+        result.append(str(override))
+    if "data.path" in keys:
+        result += [_reset(name) for name in DATA_SET_KEYS if f"data.{name}" not in keys]
+    return result
+
+
+def _reset(name: str) -> str:
+    default = DataConfig.__dataclass_fields__[name].default
+    return f"data.{name}={'null' if default is None else default.name}"
+
+
+@functools.cache
+def _register_schema() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
+    """Turn Hydra's composed configuration into a `RunConfig`: paths made absolute, a local model's sizes filled in.
+
+    Raises:
+        ConfigError, ModelError: a value that cannot work.
+    """
+    from omegaconf import OmegaConf, open_dict
+
+    parsed = {override.key: override.value for override in words.parse([word for word in typed if "=" in word])}
+    try:
+        with open_dict(composed):
+            composed.pop("hydra", None)
+        recipe_path = find_recipe(parsed["recipe"]) if "recipe" in parsed else None
+        for key in PATH_KEYS:
+            value = OmegaConf.select(composed, key, throw_on_missing=False)
+            if isinstance(value, str) and value != MISSING:
+                located = _from_here(value) if key in parsed else _beside_recipe(value, recipe_path)
+                OmegaConf.update(composed, key, located)
+        _require(composed)
+        _fill_from_folder(composed)
+        config = OmegaConf.to_object(composed)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise explain(error) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _require(composed: Any) -> None:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(composed.model, "path"):
+        raise ConfigError("model.path: not set; model=local needs the folder of the base model: model.path=…")
+    if OmegaConf.is_missing(composed.data, "path"):
+        composed.data.path = ""
+
+
+def _fill_from_folder(composed: Any) -> None:
+    """Derive what a local model's YAML leaves open from its config.json."""
+    from omegaconf import OmegaConf
+
+    if composed.model.path is None:
+        return
+    folder = Path(composed.model.path)
+    found = read_model_config(folder)
+    shape, context = shape_of(found), context_of(found)
+    if composed.model.shape is None:
+        composed.model.shape = OmegaConf.structured(shape)
+    if OmegaConf.is_missing(composed.model, "context_length"):
+        composed.model.context_length = context
+    recommended = recommend(shape, composed.model.context_length)
+    for name in recommended.__dataclass_fields__:
+        if OmegaConf.is_missing(composed.model.recommended, name):
+            composed.model.recommended[name] = getattr(recommended, name)
+
+
+def _from_here(value: str) -> str:
+    path = Path(value).expanduser()
+    if path.exists() or not _like_hub_id(value):
+        return str(path.absolute())
+    return value
+
+
+def _beside_recipe(value: str, recipe_path: Path | None) -> str:
+    path = Path(value).expanduser()
+    if path.is_absolute():
+        return str(path)
+    folders = [bundled_root()]
+    if recipe_path is not None:
+        folders = [recipe_path.parent, recipe_path.parent.parent, *folders]
+    for folder in folders:
+        if (folder / path).exists():
+            return str(folder / path)
+    return value if _like_hub_id(value) else str(folders[0] / path)
+
+
+def _like_hub_id(value: str) -> bool:
+    path = Path(value)
+    return len(path.parts) == 2 and not path.suffix and not value.startswith((".", "/", "~", "\\"))
+
+
+def explain(error: Exception) -> ConfigError:
+    """Turn an error of Hydra or OmegaConf into one line that names the key and the nearest known one."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigError):
+        return cause
+    text = str(cause)
+    full_key = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "full_key:" in line), "")
+    first_line = text.splitlines()[0] if text else type(cause).__name__
+    if full_key and "not in" in first_line:
+        return ConfigError(f"{full_key}: there is no such option.{did_you_mean(full_key, words.schema_types())}")
+    if full_key:
+        return ConfigError(f"{full_key}: {first_line}")
+    return ConfigError(one_line(cause))

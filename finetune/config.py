@@ -1,0 +1,493 @@
+"""The schema of a run: every option, its unit, its effect; standard library only.
+
+`compose.load_config` makes one `RunConfig` from a recipe and overrides. After that nobody mutates it, and a
+part of the system takes its own section only. Values below are the last resort; `conf/` holds the defaults.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from finetune.errors import ConfigError
+
+MISSING: Any = "???"
+"""OmegaConf's mark of a required value, written here so that the schema needs no import of it."""
+
+
+class Use(Enum):
+    """What the tuned model is for; a licence may forbid it."""
+
+    research = "research"
+    commercial = "commercial"
+
+
+class CommercialUse(Enum):
+    """What a model's licence says about commercial use."""
+
+    allowed = "allowed"
+    conditional = "conditional"
+    """Allowed within the licence's own terms (user counts, an acceptable-use policy)."""
+    forbidden = "forbidden"
+    unknown = "unknown"
+
+
+class DataFormat(Enum):
+    """How rows become conversations; `auto` looks at the columns."""
+
+    auto = "auto"
+    messages = "messages"
+    sharegpt = "sharegpt"
+    alpaca = "alpaca"
+    prompt_completion = "prompt_completion"
+    question_answer = "question_answer"
+    choices = "choices"
+    text = "text"
+
+
+class AdapterMethod(Enum):
+    """LoRA and its variants. LoRA+ is plain LoRA with `lora_plus_ratio`."""
+
+    lora = "lora"
+    rslora = "rslora"
+    dora = "dora"
+    pissa = "pissa"
+
+
+class QuantizationMethod(Enum):
+    """How the frozen base is held during training."""
+
+    nf4 = "nf4"
+    int8 = "int8"
+    none = "none"
+
+
+class Dtype(Enum):
+    """Number type of frozen weights and arithmetic; `auto` asks the device."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Schedule(Enum):
+    """Course of the learning rate after the warm-up."""
+
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+
+
+class MergeBase(Enum):
+    """Which weights the adapter is added to in an export."""
+
+    original = "original"
+    """The 16-bit weights of the base model."""
+    dequantized = "dequantized"
+    """The NF4 weights that were trained on, expanded to 16 bits."""
+    auto = "auto"
+    """Both are measured on the validation set; the better one is taken."""
+
+
+class ExportFormat(Enum):
+    """Files that an export can write beside the adapter."""
+
+    safetensors = "safetensors"
+
+
+class Tracker(Enum):
+    """Where scalars go besides `metrics.jsonl`."""
+
+    none = "none"
+    wandb = "wandb"
+
+
+class TrackingMode(Enum):
+    """`offline` writes to the run folder only; `online` sends scalars to the tracker's server."""
+
+    offline = "offline"
+    online = "online"
+
+
+@dataclass(kw_only=True, slots=True)
+class ShapeConfig:
+    """The model's sizes, so that a plan needs no download; checked against config.json where that is there."""
+
+    num_layers: int = MISSING
+    """Transformer blocks."""
+    hidden_size: int = MISSING
+    """Width of the residual stream."""
+    intermediate_size: int = MISSING
+    """Width of the feed-forward layer (of one expert in a mixture)."""
+    num_heads: int = MISSING
+    """Query heads."""
+    num_kv_heads: int = MISSING
+    """Key and value heads."""
+    head_dim: int = MISSING
+    """Width of one head."""
+    vocab_size: int = MISSING
+    """Rows of the embedding."""
+    tied_embeddings: bool = False
+    """Whether the output head is the embedding."""
+    num_experts: int = 0
+    """Experts per layer; 0 for a dense model."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RecommendedConfig:
+    """What depends on the model's size; recipes refer to it, such as `${model.recommended.learning_rate}`.
+
+    A local model's YAML leaves them open; they are then derived from its config.json (`model.shape`).
+    """
+
+    learning_rate: float = MISSING
+    """Peak learning rate for LoRA with AdamW."""
+    max_length: int = MISSING
+    """Longest document in tokens; longer costs memory."""
+    micro_batch_tokens: int = MISSING
+    """Tokens per forward pass and process; more costs memory."""
+    batch_tokens: int = MISSING
+    """Tokens per optimizer step over all processes."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The base model: a local folder (`path`) or a hub id."""
+
+    name: str = MISSING
+    """Short name, for messages and the model card."""
+    path: str | None = None
+    """Folder with config.json, safetensors weights and tokenizer. Set, it is used instead of the hub."""
+    hub_id: str | None = None
+    """`owner/name` on the Hugging Face hub."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub; a commit makes the run reproducible."""
+    license: str = "unknown"
+    """SPDX identifier, or the licence's own name."""
+    license_url: str | None = None
+    """Where the licence's text stands."""
+    commercial_use: CommercialUse = CommercialUse.unknown
+    """What the licence says about `use=commercial`."""
+    gated: bool = False
+    """Whether the hub asks for an account that has accepted the licence."""
+    context_length: int = MISSING
+    """Longest input in tokens that the model was made for; a local model's is read from its config.json."""
+    chat_template: str = "auto"
+    """`auto`: the tokenizer's own, else `chatml`; a name (chatml, plain); or a path to a Jinja file."""
+    needs_gpu: bool = True
+    """Whether training it without a GPU is refused, because it would take days."""
+    dtype: Dtype = Dtype.auto
+    """Type of the frozen weights and of the arithmetic."""
+    shape: ShapeConfig | None = None
+    """Sizes; None for a model that is known by its folder only."""
+    recommended: RecommendedConfig = field(default_factory=RecommendedConfig)
+    """Defaults that depend on the model's size."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        if self.path is None and self.hub_id is None:
+            yield "model.path: not set. Give the folder of the base model (model.path=…) or choose one (model=embedded)"
+        if self.hub_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_id):
+            yield f"model.hub_id: {self.hub_id!r} is no hub id; write owner/name"
+        yield from _at_least("model.context_length", self.context_length, 8)
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """The rows to learn from, how they become conversations, and how they are split."""
+
+    path: str = MISSING
+    """File (.jsonl .json .csv .tsv .parquet .txt .md), folder of .txt and .md files, or hub id."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    validation_path: str | None = None
+    """Rows to validate on; None takes `validation_share` of the training rows."""
+    test_path: str | None = None
+    """Rows to test on; None takes `test_share` of the training rows."""
+    format: DataFormat = DataFormat.auto
+    """Format of the rows."""
+    prompt: str | None = None
+    """Template of the user turn: `{column}` is replaced; \\n is a newline, {{ a brace."""
+    completion: str | None = None
+    """Template of the assistant turn, like `prompt`."""
+    system: str | None = None
+    """System message put before every conversation that has none."""
+    text_column: str | None = None
+    """Column of plain text (format `text`)."""
+    group: str | None = None
+    """Column whose equal values never stand on both sides of a split (contract, patient, repository)."""
+    max_rows: int | None = None
+    """Use at most so many rows of each file, drawn with the seed."""
+    validation_share: float = 0.1
+    """Share of rows set aside to choose the best checkpoint."""
+    test_share: float = 0.1
+    """Share of rows set aside for the verdict."""
+    max_rejected_share: float = 0.5
+    """A larger share of unusable rows stops the run."""
+    max_answer_tokens_lost: float = 0.05
+    """A larger share of answer tokens that do not fit `training.max_length` stops the run."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        if self.path in (MISSING, ""):
+            yield "data.path: not set. Give a file or folder (data.path=…) or choose a data set (data=legal)"
+        for name in ("validation_share", "test_share"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                yield f"data.{name}: {share} is not in [0, 1)"
+        if 0 <= self.validation_share < 1 and 0 <= self.test_share < 1 and self.validation_share + self.test_share >= 1:
+            yield "data.validation_share + data.test_share leave no rows to train on; lower one of them"
+        for name in ("max_rejected_share", "max_answer_tokens_lost"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield f"data.{name}: {getattr(self, name)} is not in [0, 1]"
+        if self.max_rows is not None:
+            yield from _at_least("data.max_rows", self.max_rows, 1)
+        if (self.prompt is None) != (self.completion is None):
+            absent = "prompt" if self.prompt is None else "completion"
+            if self.format not in (DataFormat.choices, DataFormat.question_answer):
+                yield f"data.{absent}: not set; a mapping needs both data.prompt and data.completion"
+
+
+@dataclass(kw_only=True, slots=True)
+class AdapterConfig:
+    """The trainable part: low-rank matrices beside the frozen linear layers."""
+
+    method: AdapterMethod = AdapterMethod.lora
+    """LoRA or a variant of it."""
+    path: str | None = None
+    """Folder of a PEFT adapter to go on from; its rank, alpha and targets are kept."""
+    rank: int = 16
+    """Width of the low-rank matrices; higher learns more and costs memory."""
+    alpha: float = 32.0
+    """Scale of the update: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+    dropout: float = 0.0
+    """Dropout before the low-rank matrices."""
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names (or name endings) of the linear layers to adapt; `all-linear` is all but the output head."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Modules trained and saved in full, such as embed_tokens; costs memory."""
+    lora_plus_ratio: float | None = None
+    """LoRA+: learning rate of the B matrices over that of A (Hayou et al. 2024); None uses one rate."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        yield from _at_least("adapter.rank", self.rank, 1)
+        yield from _positive("adapter.alpha", self.alpha)
+        if not 0 <= self.dropout < 1:
+            yield f"adapter.dropout: {self.dropout} is not in [0, 1)"
+        if not self.target_modules:
+            yield "adapter.target_modules: empty; nothing would be trained. Use [all-linear]"
+        if self.lora_plus_ratio is not None:
+            yield from _positive("adapter.lora_plus_ratio", self.lora_plus_ratio)
+
+
+@dataclass(kw_only=True, slots=True)
+class QuantizationConfig:
+    """How the frozen base weights are held while training."""
+
+    method: QuantizationMethod = QuantizationMethod.none
+    """nf4 (QLoRA, 0.52 bytes a weight), int8 (1 byte) or none."""
+    double_quantization: bool = True
+    """Quantise NF4's scales too: saves 0.05 bytes a weight."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingConfig:
+    """Optimizer, schedule, batch and checkpoints."""
+
+    learning_rate: float = MISSING
+    """Peak learning rate."""
+    num_epochs: float = 3.0
+    """Passes over the training rows, unless max_steps is set."""
+    max_steps: int | None = None
+    """Optimizer steps; None derives them from num_epochs."""
+    max_length: int = MISSING
+    """Longest document in tokens; longer costs memory."""
+    micro_batch_tokens: int = MISSING
+    """Tokens per forward pass and process, at least max_length; more costs memory."""
+    batch_tokens: int = MISSING
+    """Tokens per optimizer step over all processes, at least one micro-batch for each."""
+    packing: bool = True
+    """Put several documents into one row; attention never crosses from one to another."""
+    schedule: Schedule = Schedule.cosine
+    """Course of the learning rate after the warm-up, down to zero."""
+    warmup_share: float = 0.03
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    """AdamW's decay of the adapter weights."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    adam_beta2: float = 0.999
+    """AdamW's decay of the squared gradient; lower adapts faster in short runs."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: about 40 % slower, far less memory. None: on a GPU only."""
+    logging_steps: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    eval_steps: int | None = None
+    """Steps between two measurements of the validation loss; None measures about ten times a run."""
+    max_validation_tokens: int = 100_000
+    """Tokens of validation rows that a measurement reads at most, so that large sets do not slow the training."""
+    save_steps: int | None = None
+    """Steps between two checkpoints; None saves at each measurement."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep, besides the best."""
+    early_stopping_patience: int | None = None
+    """Stop after so many measurements without a better validation loss; None never stops early."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        yield from _positive("training.learning_rate", self.learning_rate, zero=True)
+        yield from _positive("training.num_epochs", self.num_epochs)
+        for name in ("max_steps", "eval_steps", "save_steps", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None:
+                yield from _at_least(f"training.{name}", value, 1)
+        for name in ("logging_steps", "keep_checkpoints", "max_validation_tokens"):
+            yield from _at_least(f"training.{name}", getattr(self, name), 1)
+        yield from _at_least("training.max_length", self.max_length, 8)
+        yield from _at_least("training.micro_batch_tokens", self.micro_batch_tokens, 8)
+        yield from _at_least("training.batch_tokens", self.batch_tokens, 8)
+        if not 0 <= self.warmup_share < 1:
+            yield f"training.warmup_share: {self.warmup_share} is not in [0, 1)"
+        yield from _positive("training.max_grad_norm", self.max_grad_norm)
+        yield from _positive("training.weight_decay", self.weight_decay, zero=True)
+        if not 0 < self.adam_beta2 < 1:
+            yield f"training.adam_beta2: {self.adam_beta2} is not in (0, 1)"
+
+
+METRICS = ("bits_per_byte", "choice_accuracy", "exact_match")
+"""Metrics that `evaluation.metrics` can name, besides `auto`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """How base and tuned model are compared on the test split."""
+
+    metrics: list[str] = field(default_factory=lambda: ["auto"])
+    """`auto` (what the rows support) or some of bits_per_byte, choice_accuracy, exact_match."""
+    max_items: int = 200
+    """Test items scored per metric, drawn with the seed; more narrows the intervals."""
+    max_new_tokens: int = 64
+    """Longest generated answer in tokens (exact_match)."""
+    batch_tokens: int = 4096
+    """Tokens scored at once; more is faster and costs memory."""
+    equivalence_margin: float = 0.03
+    """Differences wholly within plus or minus this count as equivalent (in the metric's unit)."""
+    bootstrap_samples: int = 10000
+    """Resamples of the paired cluster bootstrap."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        for metric in self.metrics:
+            if metric not in (*METRICS, "auto"):
+                yield f"evaluation.metrics: {metric!r} is unknown. Known: auto, {', '.join(METRICS)}"
+        if not self.metrics:
+            yield "evaluation.metrics: empty; use [auto]"
+        yield from _at_least("evaluation.max_items", self.max_items, 1)
+        yield from _at_least("evaluation.max_new_tokens", self.max_new_tokens, 1)
+        yield from _at_least("evaluation.batch_tokens", self.batch_tokens, 8)
+        yield from _at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
+        yield from _positive("evaluation.equivalence_margin", self.equivalence_margin, zero=True)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """The files written after training, besides the adapter."""
+
+    formats: list[ExportFormat] = field(default_factory=lambda: [ExportFormat.safetensors])
+    """safetensors, or [] for the adapter alone."""
+    merge_base: MergeBase = MergeBase.original
+    """Which weights the adapter is added to; differs from `original` for a quantised training only."""
+    max_shard_bytes: int = 5_000_000_000
+    """Largest safetensors file."""
+    verification_items: int = 20
+    """Held-out prompts on which the written model is compared with base + adapter."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        yield from _at_least("export.max_shard_bytes", self.max_shard_bytes, 1_000_000)
+        yield from _at_least("export.verification_items", self.verification_items, 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingConfig:
+    """Where scalars go besides the run folder. Off by default: nothing leaves the machine."""
+
+    tracker: Tracker = Tracker.none
+    """none or wandb."""
+    mode: TrackingMode = TrackingMode.offline
+    """offline (files in the run folder) or online."""
+    project: str = "finetune"
+    """The tracker's project."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run, wholly described."""
+
+    recipe: str = MISSING
+    """Name of the recipe that it came from, or `custom`."""
+    seed: int = 42
+    """Seed of splits, adapter initialisation, data order and bootstrap."""
+    use: Use = Use.research
+    """What the tuned model is for; a licence that forbids it stops the run."""
+    output_dir: str = MISSING
+    """The run folder."""
+    resume: bool = False
+    """Go on with what the run folder holds."""
+    overwrite: bool = False
+    """Delete the run that the folder holds, and start again."""
+    offline: bool = False
+    """Never ask the hub; use local folders and what was downloaded before."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        """Gather all problems and raise once.
+
+        Raises:
+            ConfigError: naming each value that cannot work, with what to do.
+        """
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        for section in (self.model, self.data, self.adapter, self.training, self.evaluation, self.export):
+            yield from section.problems()
+        if not 0 <= self.seed < 2**32:
+            yield f"seed: {self.seed} is not in [0, 2^32)"
+        if self.resume and self.overwrite:
+            yield "resume and overwrite are both true; choose one"
+        if self.adapter.method is AdapterMethod.pissa and self.quantization.method is not QuantizationMethod.none:
+            yield (
+                f"adapter=pissa needs unquantised weights, but quantization={self.quantization.method.name}; "
+                "use quantization=none, or adapter=rslora"
+            )
+        if self.training.max_length > self.model.context_length:
+            yield (
+                f"training.max_length: {self.training.max_length} is more than the model's context of "
+                f"{self.model.context_length} tokens (model.context_length)"
+            )
+        if self.tracking.mode is TrackingMode.online and self.offline:
+            yield "tracking.mode=online contradicts offline=true"
+
+
+def _at_least(key: str, value: int, least: int) -> Iterator[str]:
+    if value < least:
+        yield f"{key}: {value} is less than {least}"
+
+
+def _positive(key: str, value: float, *, zero: bool = False) -> Iterator[str]:
+    if not (0 < value < float("inf") or (zero and value == 0)):
+        yield f"{key}: {value} is not a positive number"

@@ -1,0 +1,126 @@
+"""Multiple choice: reads options and answer in the ways that data sets write them. Called by formats.py."""
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune.data.cells import RowProblem, cell_text, find_column, is_null, list_in_string, type_name
+
+OPTION_COLUMNS = ("options", "choices")
+ANSWER_COLUMNS = ("answer", "answerkey", "answer_key", "answer_idx")
+
+_LETTERED_LINE = re.compile(r"\s*\(?([A-Z]|[0-9]{1,2})[.):]\s+(\S.*)")
+_LETTER = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})[.):]?")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The candidate answers of a row."""
+
+    texts: list[str]
+    labels: list[str]
+    """What the data set calls them: A, B, …, or labels of its own."""
+    own_labels: bool = False
+    """Whether the labels stand in the row."""
+    numbers: bool = False
+    """Whether the options are JSON numbers, so that a number answers by value, not by index."""
+
+
+def read_options(values: Mapping[str, object]) -> Options:
+    """Return a row's options.
+
+    Options are a list, lines such as "A. text", a list written as a string, {"label": […], "text": […]}, or
+    {"A": text, …}.
+
+    Raises:
+        RowProblem: missing_column, null, or wrong_type (fewer than two options, or none of these forms).
+    """
+    column = find_column(values, *OPTION_COLUMNS)
+    if column is None:
+        raise RowProblem("missing_column", "no column 'options' or 'choices'")
+    value = values[column]
+    if is_null(value):
+        raise RowProblem("null", f"{column!r} is null")
+    labels: list[str] | None = None
+    numbers = False
+    if isinstance(value, str):
+        labels, texts = _options_in_string(value)
+    elif isinstance(value, dict):
+        labels, texts = _options_in_object(value, column)
+    elif isinstance(value, (list, tuple)):
+        texts = [cell_text(item) for item in value]
+        numbers = all(isinstance(item, (int, float)) for item in value)
+    else:
+        raise RowProblem("wrong_type", f"{column!r} is {type_name(value)}, not a list of options")
+    texts = [text.strip() for text in texts]
+    if len(texts) < 2 or not all(texts):
+        raise RowProblem("wrong_type", f"{column!r} gives {len(texts)} options, some of them empty or too few")
+    return Options(texts, labels or _letters(len(texts)), own_labels=labels is not None, numbers=numbers)
+
+
+def _letters(count: int) -> list[str]:
+    return [string.ascii_uppercase[number] if number < 26 else str(number + 1) for number in range(count)]
+
+
+def _options_in_string(text: str) -> tuple[list[str] | None, list[str]]:
+    items = list_in_string(text)
+    if items is not None:
+        return None, items
+    lines = [line for line in text.splitlines() if line.strip()]
+    matches = [_LETTERED_LINE.fullmatch(line) for line in lines]
+    if lines and all(matches):
+        found = [match for match in matches if match]
+        return [match.group(1) for match in found], [match.group(2) for match in found]
+    return None, lines
+
+
+def _options_in_object(value: Mapping[str, object], column: str) -> tuple[list[str] | None, list[str]]:
+    labels, texts = value.get("label"), value.get("text")
+    if isinstance(labels, list) and isinstance(texts, list) and len(labels) == len(texts):
+        return [cell_text(label) for label in labels], [cell_text(text) for text in texts]
+    if all(_LETTER.fullmatch(str(key)) for key in value):
+        kept = {str(key): cell_text(text) for key, text in value.items() if not is_null(text)}
+        return list(kept), list(kept.values())
+    raise RowProblem("wrong_type", f"{column!r} is an object with the keys {', '.join(map(str, value))}, not options")
+
+
+def find_answer(answer: object, options: Options) -> int:
+    """Return the index of the right option; `answer` is its text, "B. text", its letter, or its index from 0.
+
+    A number is an index, unless the row's own labels or all its options are numbers.
+
+    Raises:
+        RowProblem: empty_answer, or wrong_type where no option is meant.
+    """
+    labels, texts = options.labels, options.texts
+    text = cell_text(answer).strip()
+    if not text:
+        raise RowProblem("empty_answer", "the answer is empty")
+    if isinstance(answer, int) and not isinstance(answer, bool) and not options.numbers:
+        if options.own_labels and text in labels:
+            return labels.index(text)
+        if 0 <= answer < len(texts):
+            return answer
+        raise RowProblem("wrong_type", f"the answer {answer} is no index of the {len(texts)} options, counted from 0")
+    if text in texts:
+        return texts.index(text)
+    lettered = _LETTERED_LINE.fullmatch(text)
+    if lettered and lettered.group(2).strip() in texts:
+        return texts.index(lettered.group(2).strip())
+    letter = _LETTER.fullmatch(text)
+    if letter:
+        folded = [label.upper() for label in labels]
+        if letter.group(1).upper() in folded:
+            return folded.index(letter.group(1).upper())
+        if letter.group(1).isdigit() and int(letter.group(1)) < len(texts):
+            return int(letter.group(1))
+    folded_texts = [option.casefold() for option in texts]
+    if folded_texts.count(text.casefold()) == 1:
+        return folded_texts.index(text.casefold())
+    raise RowProblem("wrong_type", f"the answer {text[:60]!r} is none of the {len(texts)} options")
+
+
+def option_lines(texts: list[str]) -> str:
+    """Write the options one per line as "A. text"."""
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(_letters(len(texts)), texts, strict=True))

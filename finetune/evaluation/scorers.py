@@ -1,0 +1,237 @@
+"""What a model says: log-probabilities of given answers, and greedy answers of its own; `evaluate` calls this.
+
+Shapes: B rows of a batch, T tokens, N supervised positions of a batch, V vocabulary.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from finetune.log import duration
+from finetune.records import Example
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_SECONDS = 30.0
+SOFTMAX_ROWS = 1024
+"""Positions whose logits are raised to float32 at once; bounds memory at V x 4 KiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerScore:
+    """Summed log-probability of an example's supervised tokens, in nats, and how many they are."""
+
+    log_probability_nats: float
+    num_tokens: int
+
+
+def score_examples(
+    model: Any, examples: Sequence[Example], *, batch_tokens: int, pad_token_id: int, progress: str | None = None
+) -> list[AnswerScore]:
+    """Score the supervised tokens of each example, in the order given.
+
+    The first token of a row has no predecessor and is never scored. Sums are float64 over float32 log-probabilities.
+    `progress` labels a progress bar; None shows none. The model's training mode is restored.
+    """
+    scores: list[AnswerScore] = [AnswerScore(log_probability_nats=0.0, num_tokens=0)] * len(examples)
+    lengths = [len(example.input_ids) for example in examples]
+    with _evaluating(model):
+        for batch in track(make_batches(lengths, batch_tokens), len(examples), progress):
+            batch_scores = _score_batch(model, [examples[index] for index in batch], pad_token_id)
+            for index, score in zip(batch, batch_scores, strict=True):
+                scores[index] = score
+    return scores
+
+
+def generate_greedy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int,
+    eos_token_ids: Sequence[int],
+    progress: str | None = None,
+) -> list[str]:
+    """Continue each prompt with the most probable tokens until one of `eos_token_ids`; special tokens are left out.
+
+    Sampling settings and penalties of the model's own generation config are not applied. `progress` as above.
+    """
+    answers = [""] * len(prompts)
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    with _evaluating(model), _plain_generation(unwrap(model), eos_token_ids, _pad_token_id(tokenizer, eos_token_ids)):
+        for batch in track(make_batches(lengths, batch_tokens), len(prompts), progress):
+            new_ids_BT = _generate_batch(model, [prompts[index] for index in batch], max_new_tokens)
+            for index, new_ids in zip(batch, new_ids_BT.tolist(), strict=True):
+                end = next((at for at, token in enumerate(new_ids) if token in eos_token_ids), len(new_ids))
+                answers[index] = tokenizer.decode(new_ids[:end], skip_special_tokens=True)
+    return answers
+
+
+def end_of_turn_ids(model: Any, tokenizer: Any, examples: Sequence[Example]) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, the generation config's, and the one that examples end with.
+
+    The last is the chat template's own, such as <|im_end|> where the tokenizer says <|endoftext|>.
+    """
+    ids: set[int] = set()
+    for source in (tokenizer.eos_token_id, getattr(unwrap(model).generation_config, "eos_token_id", None)):
+        ids.update(source if isinstance(source, list | tuple) else [] if source is None else [source])
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    for example in examples:
+        supervised = [token for token, loss in zip(example.input_ids, example.loss_mask, strict=True) if loss]
+        while supervised and not tokenizer.decode(supervised[-1:]).strip():
+            supervised.pop()
+        if supervised and supervised[-1] in special:
+            ids.add(supervised[-1])
+    return sorted(ids)
+
+
+def unwrap(model: Any) -> Any:
+    """The transformers model inside a PEFT wrapper; its adapter layers stay in place and stay switched as they are."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def make_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group indices of similar length so that rows x longest row <= `batch_tokens` (one row may exceed it).
+
+    The longest come first, so that a batch that does not fit into memory fails at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def track(batches: Sequence[list[int]], num_items: int, label: str | None) -> Iterator[list[int]]:
+    """Yield the batches behind a progress bar on stderr, or a log line every 30 seconds where that is no terminal."""
+    terminal = sys.stderr.isatty()
+    started = last = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    hidden = label is None or not terminal
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(label or "", total=num_items)
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            bar.update(task, completed=done)
+            now = time.monotonic()
+            if label is not None and not terminal and now - last > LOG_EVERY_SECONDS:
+                last = now
+                left = (now - started) / done * (num_items - done)
+                logger.info("%s: %d of %d items, about %s left", label, done, num_items, duration(left))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} items/s" if task.speed else "")
+
+
+def _score_batch(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
+    device = unwrap(model).get_input_embeddings().weight.device
+    num_rows, width = len(examples), max(len(example.input_ids) for example in examples)
+    input_ids_BT = torch.full((num_rows, width), pad_token_id, dtype=torch.long)
+    attention_mask_BT = torch.zeros((num_rows, width), dtype=torch.long)
+    keep_BT = torch.zeros((num_rows, width), dtype=torch.bool)  # positions that predict a supervised token
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids_BT[row, :length] = torch.tensor(example.input_ids)
+        attention_mask_BT[row, :length] = 1
+        keep_BT[row, : length - 1] = torch.tensor(example.loss_mask[1:], dtype=torch.bool)
+    counts_B = keep_BT.sum(dim=1)
+    sums_B = torch.zeros(num_rows, dtype=torch.float64)
+    if counts_B.sum() > 0:
+        logits_NV = _logits_at(model, input_ids_BT.to(device), attention_mask_BT.to(device), keep_BT.to(device))
+        targets_N = input_ids_BT.roll(-1, dims=1)[keep_BT].to(logits_NV.device)
+        log_probabilities_N = _log_probabilities(logits_NV, targets_N)
+        sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_probabilities_N)
+    return [
+        AnswerScore(log_probability_nats=total, num_tokens=count)
+        for total, count in zip(sums_B.tolist(), counts_B.tolist(), strict=True)
+    ]
+
+
+def _logits_at(
+    model: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, keep_BT: torch.Tensor
+) -> torch.Tensor:
+    """Logits (N, V) at the kept positions; the output head runs on these alone where the architecture can do that."""
+    inner = unwrap(model)
+    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "use_cache": False}
+    if hasattr(sys.modules[type(inner).__module__], "slice_logits_to_keep"):
+        logits = inner(**inputs, logits_to_keep=keep_BT).logits
+    else:
+        logits = inner(**inputs).logits
+    return logits[keep_BT.to(logits.device)] if logits.ndim == 3 else logits
+
+
+def _log_probabilities(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    parts = [
+        torch.log_softmax(chunk_NV.float(), dim=-1).gather(1, chunk_targets_N[:, None])[:, 0].double()
+        for chunk_NV, chunk_targets_N in zip(logits_NV.split(SOFTMAX_ROWS), targets_N.split(SOFTMAX_ROWS), strict=True)
+    ]
+    return torch.cat(parts).cpu()
+
+
+def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> torch.Tensor:
+    inner = unwrap(model)
+    device = inner.get_input_embeddings().weight.device
+    width = max(len(prompt) for prompt in prompts)
+    input_ids_BT = torch.full((len(prompts), width), inner.generation_config.pad_token_id, dtype=torch.long)
+    attention_mask_BT = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask_BT[row, width - len(prompt) :] = 1
+    output_BT = inner.generate(
+        input_ids=input_ids_BT.to(device), attention_mask=attention_mask_BT.to(device), max_new_tokens=max_new_tokens
+    )
+    return output_BT[:, width:]
+
+
+def _pad_token_id(tokenizer: Any, eos_token_ids: Sequence[int]) -> int:
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return eos_token_ids[0] if eos_token_ids else 0
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _plain_generation(inner: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> Iterator[None]:
+    """Put a bare greedy generation config in the place of the model's own."""
+    own = inner.generation_config
+    inner.generation_config = type(own)(
+        do_sample=False, use_cache=True, eos_token_id=list(eos_token_ids) or None, pad_token_id=pad_token_id
+    )
+    try:
+        yield
+    finally:
+        inner.generation_config = own

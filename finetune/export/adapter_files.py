@@ -1,0 +1,217 @@
+"""Reads a PEFT adapter folder: its options, its low-rank pairs, its fully trained tensors. Headers only.
+
+Whatever is not known to be merged exactly is refused here, before anything is written.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.errors import ExportError
+from finetune.export.tensor_files import MERGEABLE, StoredTensor, read_header
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the base model's own module path."""
+
+_NEUTRAL = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config "
+    "exclude_modules fan_in_fan_out inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config "
+    "lora_alpha lora_dropout lora_ga_config megatron_core modules_to_save modules_to_tie peft_type peft_version "
+    "qalora_group_size r rank_pattern revision target_modules target_modules_to_tie task_type use_dora use_rslora".split()
+)
+"""Options that are read below, or that do not change what the trained weights mean."""
+
+_INITIALISATIONS = ("gaussian", "eva", "orthogonal")
+"""Initialisations that leave the base weights as they are; True and False do too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowRankPair:
+    """One module's update: scaling x (up @ down), in PEFT's words lora_B @ lora_A."""
+
+    module: str
+    """Path of the module in the base model."""
+    down: StoredTensor
+    """lora_A, shape (rank, inputs)."""
+    up: StoredTensor
+    """lora_B, shape (outputs, rank)."""
+    magnitude: StoredTensor | None
+    """DoRA's length of each output's weights, shape (outputs,)."""
+    scaling: float
+    embedding: bool
+    """Whether the module is an embedding: the vocabulary is its input."""
+
+    @property
+    def num_inputs(self) -> int:
+        """Width of the module's input."""
+        return self.down.shape[1]
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the module's output."""
+        return self.up.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapter:
+    """What an adapter folder holds; every tensor of its file is in `pairs` or in `replacements`."""
+
+    folder: Path
+    pairs: dict[str, LowRankPair]
+    """By module path."""
+    replacements: dict[str, StoredTensor]
+    """Fully trained tensors, by the name of the base tensor that they replace."""
+    tensors: tuple[StoredTensor, ...]
+
+
+_ROLES = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_embedding_A": "embedding_down",
+    ".lora_embedding_B": "embedding_up",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+}
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read an adapter's options and headers.
+
+    Raises:
+        ExportError: the folder is no LoRA adapter in safetensors, or uses a variant that cannot be merged exactly.
+    """
+    options = _read_options(folder)
+    _check_options(options, folder)
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ExportError(f"{folder}: no adapter_model.safetensors; adapters in other formats (.bin) are not read")
+    tensors = read_header(path)
+    modules: dict[str, dict[str, StoredTensor]] = {}
+    replacements: dict[str, StoredTensor] = {}
+    unknown: list[str] = []
+    for name, tensor in tensors.items():
+        if not _sort_in(name, tensor, options, modules, replacements):
+            unknown.append(name)
+    if unknown:
+        raise ExportError(f"{path}: no rule to merge {len(unknown)} tensors: {_listed(unknown)}")
+    if not tensors:
+        raise ExportError(f"{path}: holds no tensors; nothing was trained")
+    pairs = {module: _pair(module, found, options, path) for module, found in modules.items()}
+    for tensor in tensors.values():
+        if tensor.dtype not in MERGEABLE:
+            raise ExportError(f"{path}: tensor {tensor.name} has type {tensor.dtype}, which cannot be merged")
+    return Adapter(
+        folder=folder,
+        pairs=pairs,
+        replacements=replacements,
+        tensors=tuple(tensors.values()),
+    )
+
+
+def _read_options(folder: Path) -> dict[str, object]:
+    path = folder / "adapter_config.json"
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: cannot be read ({error}); {folder} is no PEFT adapter") from error
+    if not isinstance(options, dict):
+        raise ExportError(f"{path}: holds no object; {folder} is no PEFT adapter")
+    return options
+
+
+def _check_options(options: Mapping[str, object], folder: Path) -> None:
+    """Refuse whatever is not plain LoRA, rsLoRA or DoRA on the base's own weights."""
+    kind = options.get("peft_type")
+    if kind != "LORA":
+        raise ExportError(f"{folder}: adapter of type {kind!r}; only LoRA, rsLoRA and DoRA can be merged")
+    active = sorted(name for name, value in options.items() if value and name not in _NEUTRAL)
+    if active:
+        raise ExportError(f"{folder}: uses {', '.join(active)}, which cannot be merged; use the adapter with peft instead")
+    start = options.get("init_lora_weights", True)
+    if not isinstance(start, bool) and start is not None and start not in _INITIALISATIONS:
+        raise ExportError(
+            f"{folder}: init_lora_weights is {start!r}, so the adapter does not fit the base's own weights; convert it "
+            "to plain LoRA first (save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    if options.get("bias", "none") not in ("none", "all", "lora_only"):
+        raise ExportError(f"{folder}: bias={options.get('bias')!r} is unknown")
+
+
+def _sort_in(
+    name: str,
+    tensor: StoredTensor,
+    options: Mapping[str, object],
+    modules: dict[str, dict[str, StoredTensor]],
+    replacements: dict[str, StoredTensor],
+) -> bool:
+    """Put one tensor where it belongs; return False if there is no such place."""
+    if not name.startswith(PREFIX):
+        return False
+    path = name.removeprefix(PREFIX)
+    for ending, role in _ROLES.items():
+        if path.endswith(ending):
+            module = path.removesuffix(ending)
+            if "base_layer" in module.split("."):
+                return False
+            modules.setdefault(module, {})[role] = tensor
+            return True
+    module, _, leaf = path.rpartition(".")
+    own = module.removesuffix(".base_layer")
+    if "lora_" in path or "base_layer" in own.split("."):
+        return False
+    trained = own != module or _is_saved(own, options)
+    if not trained and not (leaf == "bias" and options.get("bias") in ("all", "lora_only")):
+        return False
+    replacements[f"{own}.{leaf}"] = tensor
+    return True
+
+
+def _is_saved(module: str, options: Mapping[str, object]) -> bool:
+    """Whether a module lies at or below one of `modules_to_save`; PEFT takes those as plain endings of paths."""
+    saved = options.get("modules_to_save") or ()
+    parts = module.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return isinstance(saved, list) and any(path.endswith(str(name)) for name in saved for path in paths)
+
+
+def _pair(module: str, found: Mapping[str, StoredTensor], options: Mapping[str, object], path: Path) -> LowRankPair:
+    embedding = "embedding_down" in found or "embedding_up" in found
+    down, up = (found.get("embedding_" + role if embedding else role) for role in ("down", "up"))
+    magnitude = found.get("magnitude")
+    expected = {"embedding_down", "embedding_up"} if embedding else {"down", "up"}
+    expected |= {"magnitude"} if options.get("use_dora") else set()
+    if down is None or up is None or set(found) != expected:
+        raise ExportError(f"{path}: {module} has {_listed(found)}, expected {_listed(expected)}; the adapter is incomplete")
+    rank, alpha = rank_and_alpha(module, options)
+    if len(down.shape) != 2 or len(up.shape) != 2 or not down.shape[0] == up.shape[1] == rank:
+        raise ExportError(f"{path}: {module} has shapes {down.shape} and {up.shape}, not those of rank {rank}")
+    if magnitude is not None and magnitude.shape != up.shape[:1]:
+        raise ExportError(f"{path}: {module} has a magnitude of shape {magnitude.shape}, expected {up.shape[:1]}")
+    scaling = alpha / math.sqrt(rank) if options.get("use_rslora") else alpha / rank
+    return LowRankPair(module=module, down=down, up=up, magnitude=magnitude, scaling=scaling, embedding=embedding)
+
+
+def rank_and_alpha(module: str, options: Mapping[str, object]) -> tuple[int, float]:
+    """Rank and alpha of a module, its pattern first (peft.utils.other.get_pattern_key)."""
+    rank = _by_pattern(options.get("rank_pattern"), module, options.get("r", 8))
+    alpha = _by_pattern(options.get("alpha_pattern"), module, options.get("lora_alpha", 8))
+    return int(rank), float(alpha)
+
+
+def _by_pattern(patterns: object, module: str, default: object) -> float:
+    chosen = default
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            chosen = value
+            break
+    if not isinstance(chosen, int | float) or chosen <= 0:
+        raise ExportError(f"rank or alpha of {module} is {chosen!r}; the adapter's configuration is damaged")
+    return chosen
+
+
+def _listed(names: Mapping[str, object] | list[str] | set[str], limit: int = 5) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")

@@ -1,0 +1,171 @@
+"""Reads safetensors files by their headers, a block of rows at a time. Used by the merge and the writers.
+
+Format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes (github.com/huggingface/safetensors).
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from finetune.errors import ExportError
+
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Types that can be read as tensors; any other can still be copied byte for byte."""
+
+MERGEABLE = ("F64", "F32", "F16", "BF16")
+"""Types that an update can be added to."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Size of a block of rows in float32; a handful of them is all the memory that a merge needs."""
+
+_HEADER_LIMIT_BYTES = 100_000_000
+"""The format's own limit of a header."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """Where one tensor's bytes lie."""
+
+    name: str
+    dtype: str
+    """The format's name of the number type, such as BF16."""
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    """Position of the first byte in the file."""
+    num_bytes: int
+
+    @property
+    def num_rows(self) -> int:
+        """Entries of the first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """List the tensors of one file in the order of their bytes, reading its header only.
+
+    Raises:
+        ExportError: the file is absent, truncated or no safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT_BYTES):
+                raise ExportError(f"{path}: no safetensors file, or truncated ({size} bytes); fetch or write it again")
+            header = json.loads(file.read(length))
+        tensors = [_entry(name, item, path, 8 + length) for name, item in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{path}: its header cannot be read ({error}); fetch or write the file again") from error
+    for tensor in tensors:
+        if tensor.offset + tensor.num_bytes > size:
+            raise ExportError(f"{path}: truncated; tensor {tensor.name} ends beyond the file's {size} bytes")
+        dtype = TORCH_DTYPES.get(tensor.dtype)
+        if dtype is not None and tensor.num_bytes != math.prod(tensor.shape) * dtype.itemsize:
+            raise ExportError(f"{path}: damaged; the size of tensor {tensor.name} contradicts its shape {tensor.shape}")
+    return {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.offset)}
+
+
+def _entry(name: str, item: dict[str, object], path: Path, data_start: int) -> StoredTensor:
+    start, end = (int(value) for value in item["data_offsets"])  # type: ignore[attr-defined]
+    shape = tuple(int(size) for size in item["shape"])  # type: ignore[attr-defined]
+    if start < 0 or end < start:
+        raise ValueError(f"offsets of {name} are {start}, {end}")
+    return StoredTensor(
+        name=name, dtype=str(item["dtype"]), shape=shape, path=path, offset=data_start + start, num_bytes=end - start
+    )
+
+
+def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
+    """List all tensors of a model folder (model.safetensors, or shards with an index), headers only.
+
+    Raises:
+        ExportError: there are no safetensors weights, or a shard is absent, damaged or contradicts the index.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return read_header(single)
+    if not index.is_file():
+        raise ExportError(f"{folder}: no model.safetensors and no model.safetensors.index.json; only safetensors are read")
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        file_names = list(dict.fromkeys(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{index}: cannot be read ({error}); fetch the model again") from error
+    tensors: dict[str, StoredTensor] = {}
+    for file_name in file_names:
+        if Path(file_name).name != file_name:
+            raise ExportError(f"{index}: names a file outside its folder: {file_name!r}")
+        tensors |= read_header(folder / file_name)
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise ExportError(f"{index}: names tensors that no shard holds: {', '.join(absent[:5])}; fetch the model again")
+    return tensors
+
+
+def rows_per_block(tensor: StoredTensor, block_bytes: int = BLOCK_BYTES) -> int:
+    """How many rows of a tensor fill a block in float32; at least one."""
+    return max(1, block_bytes // max(1, math.prod(tensor.shape[1:]) * 4))
+
+
+def row_ranges(tensor: StoredTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
+    """Cut a tensor's rows into blocks [start, stop)."""
+    step = rows_per_block(tensor, block_bytes)
+    for start in range(0, tensor.num_rows, step):
+        yield start, min(start + step, tensor.num_rows)
+
+
+def read_rows(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Read rows [start, stop) in the stored type; all of them by default.
+
+    Raises:
+        ExportError: the type cannot be computed with, or the file ends early.
+    """
+    dtype = TORCH_DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ExportError(f"{tensor.path}: tensor {tensor.name} has type {tensor.dtype}, which cannot be computed with")
+    stop = tensor.num_rows if stop is None else stop
+    shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
+    row_bytes = tensor.num_bytes // max(1, tensor.num_rows)
+    buffer = bytearray((stop - start) * row_bytes)
+    if not buffer:
+        return torch.empty(shape, dtype=dtype)
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset + start * row_bytes)
+        _fill(file, buffer, tensor)
+    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+def raw_chunks(tensor: StoredTensor, chunk_bytes: int = 8 * 2**20) -> Iterator[bytearray]:
+    """Yield a tensor's bytes as they stand in the file.
+
+    Raises:
+        ExportError: the file ends early.
+    """
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset)
+        for done in range(0, tensor.num_bytes, chunk_bytes):
+            chunk = bytearray(min(chunk_bytes, tensor.num_bytes - done))
+            _fill(file, chunk, tensor)
+            yield chunk
+
+
+def _fill(file: BinaryIO, buffer: bytearray, tensor: StoredTensor) -> None:
+    if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+        raise ExportError(f"{tensor.path}: truncated while tensor {tensor.name} was read")

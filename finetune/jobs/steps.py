@@ -1,0 +1,137 @@
+"""Steps that several jobs share: what is checked before anything costs time, and what is loaded after that."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config import AdapterMethod, ExportFormat, RunConfig
+from finetune.data.check import Ledger
+from finetune.data.read import read_splits
+from finetune.evaluation.selection import select_metrics
+from finetune.log import is_main_process
+from finetune.model.adapter import check_adapter_folder
+from finetune.model.hardware import Hardware, check_gpu
+from finetune.model.hub import resolve_base
+from finetune.model.license import check_license
+from finetune.model.quantize import check_quantizable
+from finetune.records import Example, Splits, TrainResult
+from finetune.run import RunFolder, write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The user's rows as conversations by split, and the ledger of what became of each row."""
+
+    splits: Splits
+    ledger: Ledger
+
+
+@dataclass(slots=True)
+class Tuned:
+    """A PeftModel that holds the trained adapter, in memory with what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    base_dir: Path
+    hardware: Hardware
+    result: TrainResult | None = None
+
+    @contextmanager
+    def base(self) -> Iterator[Any]:
+        """The model with its adapter switched off."""
+        with self.model.disable_adapter():
+            yield self.model
+
+    @contextmanager
+    def tuned(self) -> Iterator[Any]:
+        """The model with its adapter."""
+        yield self.model
+
+
+def check_cheaply(config: RunConfig) -> Rows:
+    """Check all that can be checked without torch and without weights, and read the rows.
+
+    Raises:
+        ConfigError, ModelError, DataError: the user's mistakes, each in one line.
+    """
+    check_license(config.model, config.use)
+    check_quantizable(config.quantization, config.model.shape, config.model.name)
+    if config.adapter.path is not None:
+        check_adapter_folder(Path(config.adapter.path))
+    splits, ledger = read_splits(config.data, seed=config.seed, offline=config.offline)
+    select_metrics(config.evaluation.metrics, splits.test)
+    check_gpu(config.model)
+    return Rows(splits, ledger)
+
+
+def load_tokenizer(config: RunConfig, *, offline: bool | None = None) -> tuple[Any, Path]:
+    """Find (or download) the base model and load its tokenizer, chat template included."""
+    from finetune.data.chat_template import ensure_chat_template
+    from finetune.model.load import load_tokenizer as load
+
+    base_dir = resolve_base(config.model, offline=config.offline if offline is None else offline)
+    tokenizer = load(base_dir)
+    name = ensure_chat_template(tokenizer, config.model.chat_template)
+    logger.info("base model: %s (%s); chat template: %s", config.model.name, config.model.license, name)
+    return tokenizer, base_dir
+
+
+def load_frozen(config: RunConfig, tokenizer: Any, base_dir: Path) -> tuple[Any, Hardware]:
+    """Load the frozen base onto this process's device."""
+    from finetune.model.hardware import detect
+    from finetune.model.load import load_base
+
+    hardware = detect(config.model)
+    loaded = load_base(base_dir, config.model, config.quantization, hardware, tokenizer)
+    logger.info(
+        "device: %s, %s (%s); base weights: %s",
+        hardware.device,
+        hardware.dtype_name,
+        hardware.reason,
+        config.quantization.method.name if loaded.quantized else hardware.dtype_name,
+    )
+    return loaded.model, hardware
+
+
+def load_tuned(config: RunConfig, folder: RunFolder) -> Tuned:
+    """Load base and trained adapter of a finished training."""
+    from finetune.model.adapter import load_adapter
+
+    tokenizer, base_dir = load_tokenizer(config)
+    base, hardware = load_frozen(config, tokenizer, base_dir)
+    model = load_adapter(base, folder.adapter, trainable=False)
+    model.eval()
+    return Tuned(model, tokenizer, base_dir, hardware)
+
+
+def tokenize(config: RunConfig, rows: Rows, tokenizer: Any) -> tuple[list[Example], list[Example]]:
+    """Turn training and validation rows into token ids with loss masks, counted in the ledger."""
+    from finetune.data.tokenize import tokenize_split
+
+    length = config.training.max_length
+    train = tokenize_split(rows.splits.train, tokenizer, length, rows.ledger, data=config.data)
+    validation = tokenize_split(rows.splits.validation, tokenizer, length, rows.ledger, data=config.data)
+    return train, validation
+
+
+def keep_ledger(rows: Rows, folder: RunFolder) -> None:
+    """Print the ledger and write it into the run folder."""
+    if is_main_process():
+        for line in rows.ledger.lines():
+            logger.info("%s", line)
+        write_json(folder.ledger, rows.ledger.to_json())
+
+
+def wants_export(config: RunConfig, name: ExportFormat) -> bool:
+    """Whether the run writes this format."""
+    return name in config.export.formats
+
+
+def base_is_changed(config: RunConfig) -> bool:
+    """Whether training changes the base in memory, so that it must be loaded again for a comparison (PiSSA)."""
+    return config.adapter.method is AdapterMethod.pissa

@@ -1,0 +1,68 @@
+"""Logging, set up once by `__main__`: plain lines on standard error, from the main process only."""
+
+import logging
+import os
+import sys
+import warnings
+
+_NOISY = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "httpx", "torch", "filelock")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that checks, writes and speaks (rank 0, or a single process)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def set_up_logging(*, verbose: bool = False) -> None:
+    """Send this package's messages to standard error; other libraries speak from warnings upwards only."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own = logging.getLogger("finetune")
+    own.handlers[:] = [handler]
+    own.propagate = False
+    own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not is_main_process():
+        own.setLevel(logging.ERROR)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not verbose:
+        warnings.filterwarnings("ignore", module=r"(?!finetune)")
+
+
+def quiet_libraries() -> None:
+    """Turn off telemetry, progress bars and advice of the libraries below; call before they are imported."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "0",
+        "DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "WANDB_SILENT": "true",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "BITSANDBYTES_NOWELCOME": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # Large results of elementwise arithmetic cost twice the time where each is mapped afresh.
+        "MALLOC_MMAP_THRESHOLD_": "4294967296",
+        "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def megabytes(num_bytes: float) -> str:
+    """Write a size for people: 512 MB, 7.4 GB."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e7 else f"{num_bytes / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people: 8 s, 4 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,66 @@
+"""Loads base model and tokenizer from a local folder; called by the jobs after every cheap check has passed."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from finetune.config import ModelConfig, QuantizationConfig, QuantizationMethod
+from finetune.errors import ModelError, one_line
+from finetune.model.hardware import Hardware
+from finetune.model.quantize import quantization_arguments
+from finetune.records import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer, with a padding token set in memory where the model has none.
+
+    Raises:
+        ModelError: the folder holds no tokenizer, or one without fast offsets.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"{folder}: cannot load a tokenizer: {one_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: its tokenizer has no tokenizer.json; convert it with save_pretrained first")
+    if tokenizer.pad_token_id is None:
+        # Padding is masked everywhere, so that any token serves; the stored tokenizer stays as it was.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_base(
+    folder: Path, model: ModelConfig, quantization: QuantizationConfig, hardware: Hardware, tokenizer: Any
+) -> LoadedModel:
+    """Load the frozen base weights onto this process's device, quantised when asked.
+
+    Raises:
+        ModelError: the weights do not fit the configuration, or need code from outside.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=hardware.dtype,
+            quantization_config=quantization_arguments(quantization, hardware.dtype),
+            device_map={"": hardware.device},
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        raise ModelError(f"{folder}: cannot load the model: {one_line(error)}") from error
+    loaded.requires_grad_(False)
+    loaded.config.use_cache = True
+    rows = loaded.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{folder}: its tokenizer has {len(tokenizer)} entries but the embedding only {rows} rows; "
+            "tokenizer and weights do not belong together"
+        )
+    quantized = quantization.method is not QuantizationMethod.none
+    return LoadedModel(model=loaded, tokenizer=tokenizer, folder=folder, quantized=quantized)

@@ -1,0 +1,86 @@
+"""Examples grouped into micro-batches: packed rows of whole documents, or padded rows; called by `build`.
+
+Legend: B rows of a micro-batch, T tokens of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune.data.pack import pack
+from finetune.model.packed_attention import make_buckets
+from finetune.records import Example
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatches:
+    """Examples and the micro-batches that they form, as lists of example indices."""
+
+    examples: Sequence[Example]
+    groups: list[list[int]]
+    packed: bool
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def num_tokens(self) -> int:
+        """Real tokens over all micro-batches."""
+        return sum(len(self.examples[index].input_ids) for group in self.groups for index in group)
+
+    def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
+        """Turn one row of the index data set into model inputs with labels (-100 where there is no loss)."""
+        examples = [self.examples[index] for row in rows for index in self.groups[row["group"]]]
+        return _packed_row(examples) if self.packed else _padded_rows(examples)
+
+
+def make_micro_batches(examples: Sequence[Example], capacity_tokens: int, *, packed: bool) -> MicroBatches:
+    """Group examples into micro-batches of at most `capacity_tokens` (padding included), each example once."""
+    lengths = [len(example.input_ids) for example in examples]
+    groups = pack(lengths, capacity_tokens) if packed else _by_length(lengths, capacity_tokens)
+    return MicroBatches(examples, groups, packed)
+
+
+def _by_length(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and longest * (len(groups[-1]) + 1) <= capacity:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _labels(example: Example) -> list[int]:
+    supervised = zip(example.input_ids, example.loss_mask, strict=True)
+    labels = [token if carries_loss else IGNORED for token, carries_loss in supervised]
+    labels[0] = IGNORED  # the first token has no predecessor; in a packed row it would be another document's
+    return labels
+
+
+def _packed_row(examples: Sequence[Example]) -> dict[str, Any]:
+    lengths = [len(example.input_ids) for example in examples]
+    return {
+        "input_ids": torch.tensor([token for example in examples for token in example.input_ids])[None],
+        "labels": torch.tensor([label for example in examples for label in _labels(example)])[None],
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "document_buckets": make_buckets(lengths),
+    }
+
+
+def _padded_rows(examples: Sequence[Example]) -> dict[str, Any]:
+    longest = max(len(example.input_ids) for example in examples)
+    input_ids_BT = torch.zeros(len(examples), longest, dtype=torch.long)
+    labels_BT = torch.full((len(examples), longest), IGNORED)
+    attention_mask_BT = torch.zeros(len(examples), longest, dtype=torch.long)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids_BT[row, :length] = torch.tensor(example.input_ids)
+        labels_BT[row, :length] = torch.tensor(_labels(example))
+        attention_mask_BT[row, :length] = 1
+    return {"input_ids": input_ids_BT, "labels": labels_BT, "attention_mask": attention_mask_BT}

@@ -1,0 +1,182 @@
+"""What happens between steps: when to log, measure, save and stop; `metrics.jsonl`; the progress display."""
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from finetune.config import TrainingConfig
+from finetune.log import duration, is_main_process, megabytes
+from finetune.model.hardware import peak_memory_bytes
+from finetune.training.trainer import Stopwatch
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune.training.trainer import AdapterTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class Flow(TrainerCallback):
+    """Decides after each step what is due, keeps the best adapter, and stops early."""
+
+    def __init__(self, training: TrainingConfig, *, eval_steps: int, save_steps: int) -> None:
+        self.training = training
+        self.eval_steps = eval_steps
+        self.save_steps = save_steps
+        self.trainer: AdapterTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        control.should_evaluate = last or step % self.eval_steps == 0
+        control.should_save = last or step % self.save_steps == 0
+        control.should_log = control.should_evaluate or step == 1 or step % self.training.logging_steps == 0
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        loss = (metrics or {}).get("eval_loss")
+        if loss is None or not math.isfinite(loss):
+            return
+        if state.best_metric is None or loss < state.best_metric:
+            state.best_metric, state.best_global_step = loss, state.global_step
+            if is_main_process() and state.global_step > 0 and self.trainer is not None:
+                self.trainer.save_best()
+        patience = self.training.early_stopping_patience
+        measured = [entry for entry in state.log_history if "eval_loss" in entry]
+        since_best = sum(entry["step"] > (state.best_global_step or 0) for entry in measured)
+        if patience is not None and since_best >= patience and state.global_step < state.max_steps:
+            logger.info("early stop: no better validation loss in the last %d measurements", since_best)
+            control.should_training_stop = True
+            control.should_save = True
+
+
+class MetricsFile(TrainerCallback):
+    """Writes one JSON object per logged step to `metrics.jsonl`; the first is step 0, before any update."""
+
+    def __init__(self, path: Path, device: "torch.device") -> None:
+        self.path = path
+        self.device = device
+        self.watch = Stopwatch()
+        self.row: dict[str, Any] = {}
+        self._tokens_before = 0
+        self._seconds_before = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tokens_before = state.num_input_tokens_seen
+        if not is_main_process():
+            return
+        kept: list[str] = []
+        if state.global_step > 0 and self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._flush()
+        self.watch.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.watch.stop()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        if "train_runtime" in logs:
+            return
+        self.row |= {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        for name in ("loss", "learning_rate", "grad_norm"):
+            if name in logs:
+                self.row[name] = logs[name]
+        if "eval_loss" in logs:
+            self.row["validation_loss"] = logs["eval_loss"]
+        tokens, seconds = state.num_input_tokens_seen, self.watch.seconds
+        if seconds > self._seconds_before:
+            self.row["tokens_per_second"] = round(
+                (tokens - self._tokens_before) / (seconds - self._seconds_before), 1
+            )
+            self._tokens_before, self._seconds_before = tokens, seconds
+        self.row |= {"tokens": tokens, "peak_memory_bytes": peak_memory_bytes(self.device)}
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._flush()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.row and is_main_process():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.row) + "\n")
+        self.row = {}
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class ProgressDisplay(TrainerCallback):
+    """A bar with rate and time left on a terminal, a line per logged step elsewhere."""
+
+    def __init__(self, metrics: MetricsFile) -> None:
+        self.metrics = metrics
+        self.bar: Any = None
+        self.task: Any = None
+        self.first_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.first_step = state.global_step
+        if not (is_main_process() and sys.stderr.isatty()):
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=Console(stderr=True))
+        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+        self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        text = self._describe(state)
+        if not text or "train_runtime" in (logs or {}):
+            return
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        elif "eval_loss" in (logs or {}) or not self._measures_now(control):
+            logger.info("step %d/%d  %s%s", state.global_step, state.max_steps, text, self._time_left(state))
+
+    @staticmethod
+    def _measures_now(control: Any) -> bool:
+        return bool(control.should_evaluate)
+
+    def _describe(self, state: Any) -> str:
+        row = self.metrics.row
+        parts = []
+        if "loss" in row:
+            parts.append(f"loss {row['loss']:.4f}")
+        if "validation_loss" in row:
+            parts.append(f"validation {row['validation_loss']:.4f}")
+        if "tokens_per_second" in row:
+            parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+        if "peak_memory_bytes" in row:
+            parts.append(megabytes(row["peak_memory_bytes"]))
+        return "  ".join(parts)
+
+    def _time_left(self, state: Any) -> str:
+        done = state.global_step - self.first_step
+        if not done or state.global_step >= state.max_steps:
+            return ""
+        return f"  {duration(self.metrics.watch.seconds / done * (state.max_steps - state.global_step))} left"
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()

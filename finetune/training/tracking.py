@@ -1,0 +1,74 @@
+"""Scalars to a tracker besides `metrics.jsonl`; off by default, offline unless the user asks otherwise."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune.config import Tracker, TrackingConfig
+from finetune.errors import ConfigError
+from finetune.log import is_main_process
+from finetune.run import RunFolder
+from finetune.training.callbacks import MetricsFile
+
+
+class WandbScalars(TrainerCallback):
+    """Sends the scalars of each logged step to Weights & Biases: no data, paths, configuration or machine facts."""
+
+    def __init__(self, tracking: TrackingConfig, metrics: MetricsFile, folder: RunFolder) -> None:
+        self.tracking = tracking
+        self.metrics = metrics
+        self.folder = folder
+        self.run: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not is_main_process():
+            return
+        wandb = _wandb()
+        target = self.folder.path / "tracking"
+        target.mkdir(exist_ok=True)
+        settings = wandb.Settings(
+            mode=self.tracking.mode.name,
+            disable_git=True,
+            disable_code=True,
+            console="off",
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+        )
+        self.run = wandb.init(project=self.tracking.project, name=self.folder.path.name, dir=str(target), settings=settings)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if self.run is not None and self.metrics.row:
+            scalars = {name: value for name, value in self.metrics.row.items() if isinstance(value, int | float)}
+            self.run.log(scalars, step=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.run is not None:
+            self.run.finish()
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("tracking=wandb: wandb is not installed; run pip install 'finetune[wandb]'") from None
+    return wandb
+
+
+def check_tracker(tracking: TrackingConfig) -> None:
+    """Refuse a tracker that is not installed, before anything long begins.
+
+    Raises:
+        ConfigError: naming the extra to install.
+    """
+    if tracking.tracker is Tracker.wandb:
+        import importlib.util
+
+        if importlib.util.find_spec("wandb") is None:
+            raise ConfigError("tracking=wandb: wandb is not installed; run pip install 'finetune[wandb]'")
+
+
+def tracking_callbacks(tracking: TrackingConfig, metrics: MetricsFile, folder: RunFolder) -> list[TrainerCallback]:
+    """Return the callback of the chosen tracker, or none."""
+    return [WandbScalars(tracking, metrics, folder)] if tracking.tracker is Tracker.wandb else []

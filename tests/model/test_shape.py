@@ -1,0 +1,329 @@
+"""Sizes out of config.json, and folders that cannot be trained on."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.config import MISSING, ShapeConfig
+from finetune.errors import ModelError
+from finetune.model.shape import (
+    INDEX_NAME,
+    check_shape,
+    context_of,
+    num_parameters,
+    read_model_config,
+    recommend,
+    shape_of,
+)
+
+SHAPE = {"num_layers": 2, "hidden_size": 64, "intermediate_size": 160, "num_heads": 4, "num_kv_heads": 2}
+DENSE = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def expected(**changes: Any) -> ShapeConfig:
+    return ShapeConfig(**({**SHAPE, "head_dim": 16, "vocab_size": 300} | changes))
+
+
+def safetensors_bytes(payload: int = 4) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [payload // 4], "data_offsets": [0, payload]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(payload)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({**DENSE, "model_type": "llama"}), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes())
+    return tmp_path
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_folder_is_read(folder: Path) -> None:
+    assert shape_of(read_model_config(folder)) == expected()
+
+
+def test_a_model_saved_by_transformers_is_read(tiny_model_dir: Path) -> None:
+    found = read_model_config(tiny_model_dir)
+    shape = shape_of(found)
+    assert (shape.num_layers, shape.hidden_size, shape.num_kv_heads, shape.tied_embeddings) == (2, 64, 2, True)
+    assert context_of(found) == 512
+
+
+def test_shards_are_read_when_all_are_there(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"1 of 2 weight files are missing: model-00002-of-00002\.safetensors"):
+        read_model_config(folder)
+    (folder / "model-00002-of-00002.safetensors").write_bytes(safetensors_bytes())
+    read_model_config(folder)
+
+
+def test_missing_folder_and_missing_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere.*there is no such folder"):
+        read_model_config(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("adapter_config.json", r"adapter\.path"), ("tiny-Q4_K_M.gguf", "GGUF files, which cannot be trained")],
+)
+def test_folders_of_other_things_are_recognised(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{not json", b"[1]", b"\xff\xfe"])
+def test_an_unreadable_config_is_named(content: bytes, folder: Path) -> None:
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"config\.json: (cannot be read as JSON|must be a JSON object)"):
+        read_model_config(folder)
+
+
+def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*can run any code.*save_pretrained"):
+        read_model_config(folder)
+
+
+def test_no_weights_at_all(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors but neither"):
+        read_model_config(folder)
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        read_model_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (safetensors_bytes(400)[:-1], "cut short"),
+        (safetensors_bytes()[:20], "no whole safetensors file"),
+        (b"", "no whole safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "no whole safetensors file"),
+    ],
+)
+def test_damaged_weights_are_found_before_they_are_loaded(content: bytes, message: str, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        read_model_config(folder)
+
+
+def test_a_quantised_base_is_refused(folder: Path) -> None:
+    config = {**DENSE, "model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError, match="already quantised"):
+        read_model_config(folder)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}, {}),
+    "mistral": ("MistralConfig", {"head_dim": 32}, {"head_dim": 32}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 8}, {"num_experts": 8}),
+    "qwen2": ("Qwen2Config", {}, {}),
+    "qwen3": ("Qwen3Config", {"head_dim": 128}, {"head_dim": 128}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {"num_experts": 4, "moe_intermediate_size": 48, "head_dim": 16},
+        {"num_experts": 4, "intermediate_size": 48},
+    ),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 32, "tie_word_embeddings": True},
+        {"head_dim": 32, "tied_embeddings": True},
+    ),
+    "phi3": ("Phi3Config", {}, {}),
+    "smollm3": ("SmolLM3Config", {"tie_word_embeddings": True}, {"tied_embeddings": True}),
+    "granite": ("GraniteConfig", {}, {}),
+    "olmo2": ("Olmo2Config", {}, {}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_of_each_family_as_transformers_writes_them(family: str) -> None:
+    import transformers
+
+    name, more, changes = FAMILIES[family]
+    config = getattr(transformers, name)(**(DENSE | more)).to_dict()
+    assert config["model_type"] == family
+    assert shape_of(config) == expected(**changes)
+    assert context_of(config) == 128
+
+
+def test_a_multimodal_model_is_described_by_its_language_model() -> None:
+    from transformers import Gemma3Config
+
+    text = DENSE | {"head_dim": 32, "tie_word_embeddings": True}
+    config = Gemma3Config(text_config=text, tie_word_embeddings=True).to_dict()
+    assert shape_of(config) == expected(head_dim=32, tied_embeddings=True)
+    assert context_of(config) == 128
+
+
+def test_gemma3_names_only_what_differs_from_its_defaults() -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    published = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+    shape = shape_of(published)
+    assert (shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.vocab_size) == (8, 4, 256, 262_208)
+    assert shape.tied_embeddings
+    assert context_of(published) == 131_072
+
+
+FALCON = {"model_type": "falcon", "hidden_size": 4544, "n_head": 71, "n_layer": 32, "vocab_size": 65024}
+
+
+@pytest.mark.parametrize(
+    ("more", "num_kv_heads"),
+    [
+        ({"multi_query": True}, 1),
+        ({"multi_query": False}, 71),
+        ({"multi_query": True, "new_decoder_architecture": True, "n_head_kv": 8}, 8),
+        ({"new_decoder_architecture": True, "num_kv_heads": 8}, 8),
+    ],
+)
+def test_falcon_in_its_old_names(more: dict[str, Any], num_kv_heads: int) -> None:
+    shape = shape_of(FALCON | more)
+    assert (shape.num_layers, shape.num_heads, shape.head_dim, shape.intermediate_size) == (32, 71, 64, 4 * 4544)
+    assert shape.num_kv_heads == num_kv_heads
+    assert shape.tied_embeddings
+    assert context_of(FALCON) == 2048
+
+
+def test_falcon_and_gpt2_as_transformers_writes_them() -> None:
+    from transformers import FalconConfig, GPT2Config
+
+    falcon = shape_of(FalconConfig().to_dict())
+    assert (falcon.num_kv_heads, falcon.intermediate_size, falcon.num_heads) == (1, 18_176, 71)
+    gpt2 = GPT2Config().to_dict()
+    shape = shape_of(gpt2)
+    assert (shape.num_layers, shape.hidden_size, shape.intermediate_size, shape.num_kv_heads) == (12, 768, 3072, 12)
+    assert context_of(gpt2) == 1024
+
+
+def test_old_llama_files_without_kv_heads_have_one_for_each_head() -> None:
+    config: dict[str, Any] = {**DENSE, "model_type": "llama", "num_key_value_heads": None}
+    assert shape_of(config).num_kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
+)
+def test_a_missing_or_senseless_size_is_named(name: str) -> None:
+    config: dict[str, Any] = {**DENSE, "model_type": "llama"}
+    with pytest.raises(ModelError, match=rf"{name} is '64'"):
+        shape_of(config | {name: "64"})
+    with pytest.raises(ModelError, match=rf"{name} is 0"):
+        shape_of(config | {name: 0})
+    del config[name]
+    with pytest.raises(ModelError, match=rf"{name} is missing"):
+        shape_of(config)
+
+
+def test_heads_that_do_not_divide_the_width_and_a_missing_context() -> None:
+    with pytest.raises(ModelError, match="no multiple of 3 heads"):
+        shape_of({**DENSE, "num_attention_heads": 3})
+    with pytest.raises(ModelError, match="max_position_embeddings is missing"):
+        context_of({})
+
+
+SHARED_SIZES = {
+    "stories260k": ((5, 64, 172, 8, 4, 8, 512), 512),
+    "babyllama-1m": ((5, 128, 352, 8, 4, 16, 105), 256),
+    "tinystories-656k": ((2, 128, 384, 8, 4, 16, 2048), 512),
+}
+
+
+@pytest.mark.parametrize("name", SHARED_SIZES)
+def test_real_models(name: str, shared_dir: Path) -> None:
+    sizes, context = SHARED_SIZES[name]
+    folder = shared_dir / "models" / name
+    config = read_model_config(folder)
+    shape = shape_of(config)
+    names = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
+    assert tuple(getattr(shape, name) for name in names) == sizes
+    assert shape.tied_embeddings
+    assert context_of(config) == context
+
+
+@pytest.mark.parametrize("name", SHARED_SIZES)
+def test_the_count_of_weights_is_that_of_the_file(name: str, shared_dir: Path) -> None:
+    from safetensors import safe_open
+
+    folder = shared_dir / "models" / name
+    total = 0
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        for key in file.keys():  # noqa: SIM118
+            size = 1
+            for length in file.get_slice(key).get_shape():
+                size *= length
+            total += size
+    assert num_parameters(shape_of(read_model_config(folder))) == total
+
+
+def test_a_wrong_declaration_is_listed_field_by_field() -> None:
+    config = {**DENSE, "model_type": "llama"}
+    check_shape(expected(), config)
+    check_shape(expected(vocab_size=MISSING), config)
+    with pytest.raises(ModelError) as caught:
+        check_shape(expected(num_layers=3, tied_embeddings=True), config)
+    assert "num_layers is declared as 3 but config.json has 2" in str(caught.value)
+    assert "tied_embeddings is declared as True but config.json has False" in str(caught.value)
+    assert "hidden_size" not in str(caught.value)
+
+
+def test_recommendations_follow_the_width() -> None:
+    rates = {width: recommend(expected(hidden_size=width), 2048).learning_rate for width in (64, 256, 1024, 2048, 4096)}
+    assert rates[64] == 5e-3
+    assert rates[256] == 3e-3
+    assert rates[4096] == 2e-4
+    assert list(rates.values()) == sorted(rates.values(), reverse=True)
+    small, large = recommend(expected(hidden_size=1024), 4096), recommend(expected(hidden_size=2048), 131_072)
+    assert (small.max_length, small.micro_batch_tokens, small.batch_tokens) == (512, 1024, 2048)
+    assert (large.max_length, large.micro_batch_tokens, large.batch_tokens) == (2048, 2048, 16_384)
+    assert recommend(expected(), 256).max_length == 256
+
+
+def test_reading_sizes_imports_no_torch(folder: Path) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from pathlib import Path; from finetune.model import hub, license, shape;"
+        "shape.shape_of(shape.read_model_config(Path(sys.argv[1])));"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub') if name in sys.modules])"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = dict(os.environ, PYTHONPATH=root)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_copied_model_stays_readable(tiny_model_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model_dir, tmp_path / "copy of the model")
+    assert shape_of(read_model_config(copy)) == shape_of(read_model_config(tiny_model_dir))
