@@ -88,25 +88,28 @@ def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> Non
     flags, typed = _split_flags(words)
     prepared = prepare_overrides(typed, sweep=bool({"-m", "--multirun"} & set(flags)))
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    composed: list[bool] = []
+    failures: list[Exception] = []
 
     def task(raw: Any) -> None:
-        composed.append(True)
-        job(finish(raw, _choices(typed)))
+        # Hydra would print its own lines about an exception, so it never sees one; a sweep ends at the first.
+        if failures:
+            return
+        try:
+            job(finish(raw, _choices(typed)))
+        except Exception as error:
+            failures.append(error)
 
     entry = hydra.main(version_base="1.3", config_path="pkg://finetune.conf", config_name="run")(task)
     arguments = sys.argv
     try:
         sys.argv = ["finetune", *flags, *prepared]
         entry()
-    except FinetuneError:
-        raise
     except Exception as error:
-        if composed:
-            raise
         raise explain(error) from error
     finally:
         sys.argv = arguments
+    if failures:
+        raise failures[0]
 
 
 def _choices(typed: Sequence[str]) -> list[str]:

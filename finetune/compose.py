@@ -102,7 +102,8 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
 def _require(composed: Any) -> None:
     from omegaconf import OmegaConf
 
-    if OmegaConf.is_missing(composed.model, "path"):
+    no_path = OmegaConf.is_missing(composed.model, "path") or composed.model.path is None
+    if no_path and composed.model.hub_id is None:
         raise ConfigError("model.path: not set; model=local needs the folder of the base model: model.path=…")
     if OmegaConf.is_missing(composed.data, "path"):
         composed.data.path = ""

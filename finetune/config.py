@@ -233,8 +233,6 @@ class DataConfig:
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
-        if self.path in (MISSING, ""):
-            yield "data.path: not set. Give a file or folder (data.path=…) or choose a data set (data=legal)"
         for name in ("validation_share", "test_share"):
             share = getattr(self, name)
             if not 0 <= share < 1:

@@ -13,6 +13,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def num_processes() -> int:
+    """Return how many processes torchrun or accelerate started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def set_up_logging(*, verbose: bool = False) -> None:
     """Send this package's messages to standard error; other libraries speak from warnings upwards only."""
     handler = logging.StreamHandler(sys.stderr)
@@ -33,7 +38,6 @@ def quiet_libraries() -> None:
     """Turn off telemetry, progress bars and advice of the libraries below; call before they are imported."""
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "0",
         "DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "WANDB_SILENT": "true",

@@ -96,7 +96,7 @@ def test_the_sizes_add_up_to_the_published_number_of_weights(name: str) -> None:
     assert num_parameters(shape) == pytest.approx(PUBLISHED_WEIGHTS[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED_WEIGHTS] + ["embedded"])
+@pytest.mark.parametrize("name", [*PUBLISHED_WEIGHTS, "embedded"])
 def test_recommendations_fit_the_model_and_each_other(name: str) -> None:
     model = build(name)
     sizes = model.recommended

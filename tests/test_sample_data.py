@@ -130,7 +130,7 @@ def test_the_card_counts_what_is_there(domain: str) -> None:
     splits = read_splits(domain)
     for task in {row["task"] for rows in splits.values() for row in rows}:
         counts = [sum(row["task"] == task for row in rows) for rows in splits.values()]
-        assert re.search(rf"^\| {re.escape(str(task))} \| {' \| '.join(map(str, counts))} \|", card, re.M), task
+        assert f"\n| {task} | " + " | ".join(map(str, counts)) + " |" in card, task
 
 
 @each_domain
@@ -164,9 +164,9 @@ def passes(source: str, tests: list[str], entry_point: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("domain", [parameter for parameter in domain_parameters() if "code" in parameter.values])
+@each_domain
 def test_code_answers_pass_their_tests_and_distractors_do_not(domain: str) -> None:
-    for rows in read_splits(domain).values():
+    for rows in read_splits(domain).values() if domain == "code" else ():
         for row in rows:
             tests, entry_point = strings(row["tests"]), str(row["entry_point"])
             assert tests, row["id"]
@@ -189,3 +189,12 @@ def test_legal_distractors_stand_in_the_clause() -> None:
 def stands_in(option: str, text: str) -> bool:
     """Whether a clause mentions the jurisdiction ("England" is enough) or the number of days."""
     return re.search(rf"\b{re.escape(option.removesuffix(' days').split(' and ')[0])}\b", text) is not None
+
+
+def test_no_governing_law_is_asked_for_in_two_splits() -> None:
+    """The card promises that the jurisdictions of test were never seen in training, as answer or as distractor."""
+    places = {
+        split: {option for row in rows if row["task"] == "governing_law" for option in strings(row["options"])}
+        for split, rows in read_splits("legal").items()
+    }
+    assert len(set.union(*places.values())) == sum(map(len, places.values())) >= 40

@@ -58,7 +58,7 @@ class Ledger:
     """A view of rejected: `exact` inside one file, `across_splits` training rows that stand in another split's file."""
     pii: dict[str, int] = field(default_factory=dict)
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
-    """By path: rows, rejected, format."""
+    """By split, for each path given: path, rows, rejected, format."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """The first rejections of each reason: source and detail."""
     max_answer_tokens_lost: float = 1.0
@@ -125,8 +125,13 @@ class Ledger:
     def lines(self) -> list[str]:
         """Return a short table for the terminal."""
         self.close()
-        table = [f"{path}: {entry['rows']} rows, format {entry['format']}" for path, entry in self.sources.items()]
-        table.append(f"rows      {self.rows_in:>9,} in  {self.rows_used:>9,} used  {sum(self.rejected.values()):>9,} rejected")
+        table = [
+            f"{entry['path']}: {entry['rows']:,} rows for {split}, format {entry['format']}"
+            for split, entry in self.sources.items()
+        ]
+        table.append(
+            f"rows      {self.rows_in:>9,} in  {self.rows_used:>9,} used  {sum(self.rejected.values()):>9,} rejected"
+        )
         for reason, count in self.rejected.items():
             if count:
                 first = self.examples[reason][0]
@@ -137,8 +142,12 @@ class Ledger:
         if self.tokens["total"]:
             table.append(f"tokens    {self.tokens['total']:>9,} total  {self.tokens['supervised']:>9,} supervised")
         if self.shortened_prompts:
-            table.append(f"  {self.shortened_prompts:,} prompts shortened by {self.prompt_tokens_removed:,} tokens in all")
+            table.append(
+                f"  {self.shortened_prompts:,} prompts shortened by {self.prompt_tokens_removed:,} tokens in all"
+            )
         if self.truncated_rows:
             share = f"{100 * self.answer_tokens_lost_share:.1f} %"
-            table.append(f"  {self.truncated_rows:,} answers cut, {self.tokens['truncated']:,} answer tokens ({share}) lost")
+            table.append(
+                f"  {self.truncated_rows:,} answers cut, {self.tokens['truncated']:,} answer tokens ({share}) lost"
+            )
         return table

@@ -108,17 +108,25 @@ def find_answer(answer: object, options: Options) -> int:
     lettered = _LETTERED_LINE.fullmatch(text)
     if lettered and lettered.group(2).strip() in texts:
         return texts.index(lettered.group(2).strip())
-    letter = _LETTER.fullmatch(text)
-    if letter:
-        folded = [label.upper() for label in labels]
-        if letter.group(1).upper() in folded:
-            return folded.index(letter.group(1).upper())
-        if letter.group(1).isdigit() and int(letter.group(1)) < len(texts):
-            return int(letter.group(1))
+    index = _by_letter(text, options)
+    if index is not None:
+        return index
     folded_texts = [option.casefold() for option in texts]
     if folded_texts.count(text.casefold()) == 1:
         return folded_texts.index(text.casefold())
     raise RowProblem("wrong_type", f"the answer {text[:60]!r} is none of the {len(texts)} options")
+
+
+def _by_letter(text: str, options: Options) -> int | None:
+    """The option that a label ("B", "(b)", "3.") or a written index means."""
+    letter = _LETTER.fullmatch(text)
+    if letter is None:
+        return None
+    mark = letter.group(1).upper()
+    folded = [label.upper() for label in options.labels]
+    if mark in folded:
+        return folded.index(mark)
+    return int(mark) if mark.isdigit() and int(mark) < len(options.texts) else None
 
 
 def option_lines(texts: list[str]) -> str:

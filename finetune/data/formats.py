@@ -1,5 +1,6 @@
 """Turns raw rows into conversations: one function per format, in `CONVERTERS`. Called by read.py."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from finetune.records import Conversation, Message, Rejection
 ID_COLUMNS = ("id", "item_id", "task_id")
 CONTEXT_COLUMNS = ("context", "contexts")
 QUESTION_COLUMNS = ("question", "question_stem")
+LONGEST_GROUP_NAME = 80
+"""Characters of a group's name; a longer cell (a whole context) is named by its beginning and a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +61,17 @@ def _refuse_preferences(values: Mapping[str, object]) -> None:
     label = find_column(values, "label")
     chat = find_column(values, "messages", "conversations", "completion")
     if find_column(values, "chosen") is not None and find_column(values, "rejected") is not None:
-        kind = "preference data (columns chosen and rejected)"
-    elif label is not None and chat is not None and isinstance(values[label], bool):
-        kind = f"preference data (column {chat} with a boolean label, as for KTO)"
-    else:
-        return
-    raise DataError(
-        f"{kind} is for other trainers (DPO, KTO); this version learns from right answers only. Map the columns to learn "
-        "from, such as data.prompt='{prompt}' data.completion='{chosen}', or give other rows"
-    )
+        raise DataError(
+            "preference data (columns chosen and rejected) is for other trainers (DPO); this version learns from right "
+            "answers only. Map the columns to learn from, such as data.prompt='{prompt}' data.completion='{chosen}', "
+            "or give other rows"
+        )
+    if label is not None and chat is not None and isinstance(values[label], bool):
+        raise DataError(
+            f"preference data (column {chat} with a boolean {label}, as for KTO) is for other trainers; this version "
+            f"learns from right answers only. Keep the rows whose {label} is true and name the format (data.format=…), "
+            "or map the columns (data.prompt, data.completion)"
+        )
 
 
 def to_conversation(row: RawRow, data: DataConfig, format: DataFormat) -> Conversation | Rejection:
@@ -107,7 +112,9 @@ def _checked_chat(content: _Content, system: str | None) -> _Content:
         if message.content.strip() or message.tool_calls or message.role == "tool":
             continue
         if message.role == "assistant":
-            raise RowProblem("empty_answer", "the answer is empty" if number == len(messages) else f"turn {number} is empty")
+            raise RowProblem(
+                "empty_answer", "the answer is empty" if number == len(messages) else f"turn {number} is empty"
+            )
         raise RowProblem("null", f"turn {number} ({message.role}) is empty")
     if not any(message.role == "user" for message in messages):
         raise RowProblem("wrong_type", "no user turn")
@@ -137,8 +144,13 @@ def _item_id(row: RawRow) -> str:
 
 def _group(values: Mapping[str, object], column: str | None) -> str | None:
     value = values.get(column or "group")
-    if not is_null(value) and cell_text(value).strip():
-        return cell_text(value).strip()
+    text = "" if is_null(value) else cell_text(value).strip()
+    if len(text) > LONGEST_GROUP_NAME:
+        return (
+            f"{text[:LONGEST_GROUP_NAME]}…{hashlib.blake2b(text.encode(errors='replace'), digest_size=6).hexdigest()}"
+        )
+    if text:
+        return text
     if column is None or column not in values:
         return None
     raise RowProblem("null", f"{column!r} is empty, but it names the row's group (data.group)")

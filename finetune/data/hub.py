@@ -19,7 +19,9 @@ def read_hub(hub_id: str, *, subset: str | None, split: str, offline: bool) -> I
     try:
         import datasets
     except ImportError:
-        raise DataError(f"{hub_id}: a hub data set needs the package datasets. Install it: pip install datasets") from None
+        raise DataError(
+            f"{hub_id}: a hub data set needs the package datasets. Install it: pip install datasets"
+        ) from None
     if offline:
         _go_offline(datasets)
     try:
@@ -43,16 +45,18 @@ def _explain(hub_id: str, error: Exception, *, subset: str | None, split: str, o
     text = str(error)
     if offline:
         return (
-            f"{hub_id}: not on this machine, and offline=true forbids the download. Run once with offline=false, or give "
-            "a file or folder (data.path=…)"
+            f"{hub_id}: not on this machine, and offline=true forbids the download. Run once with offline=false, or "
+            "give a file or folder (data.path=…)"
         )
     if "GatedRepoError" in kinds or "gated" in text.lower():
         return (
-            f"{hub_id}: the data set is gated. Accept its terms on https://huggingface.co/datasets/{hub_id}, then log in: "
-            "hf auth login"
+            f"{hub_id}: the data set is gated. Accept its terms on https://huggingface.co/datasets/{hub_id}, then log "
+            "in: hf auth login"
         )
     if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
-        return f"{hub_id}: no such data set on the hub, nor such a file here. Check the name, or give a path (data.path=…)"
+        return (
+            f"{hub_id}: no such data set on the hub, nor such a file here. Check the name, or give a path (data.path=…)"
+        )
     if "split" in text.lower() and isinstance(error, ValueError):
         return f"{hub_id}: has no split {split!r} (data.split)"
     if "config" in text.lower() and isinstance(error, ValueError):

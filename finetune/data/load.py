@@ -82,7 +82,9 @@ def _check_file(path: Path, given: str) -> None:
         raise DataError(f"{path.name}: the file is empty (0 bytes: {path}). Give a file with rows (data.path=…)")
 
 
-_KINDS = f"Give a file ({' '.join(FILE_SUFFIXES)}), a folder of .txt and .md files, or a hub id owner/name (data.path=…)"
+_KINDS = (
+    f"Give a file ({' '.join(FILE_SUFFIXES)}), a folder of .txt and .md files, or a hub id owner/name (data.path=…)"
+)
 
 
 def _nearest_file(path: Path) -> str:
@@ -94,7 +96,7 @@ def _nearest_file(path: Path) -> str:
     except OSError:
         return ""
     by_folded = {name.lower(): name for name in sorted(names)}
-    nearest = difflib.get_close_matches(path.name.lower(), by_folded, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(path.name.lower(), by_folded, n=1, cutoff=0.6)
     return f" Did you mean {str(folder / by_folded[nearest[0]])!r}?" if nearest else f" The folder {folder} has none."
 
 

@@ -23,7 +23,17 @@ log = logging.getLogger(__name__)
 
 _ROWS_TO_DETECT = 100
 _PROMPT_NAMES = ("question", "prompt", "instruction", "input", "query", "context", "text", "description")
-_ANSWER_NAMES = ("answer", "completion", "output", "response", "final_decision", "label", "solution", "summary", "target")
+_ANSWER_NAMES = (
+    "answer",
+    "completion",
+    "output",
+    "response",
+    "final_decision",
+    "label",
+    "solution",
+    "summary",
+    "target",
+)
 
 
 def read_splits(data: DataConfig, *, seed: int, offline: bool = False) -> tuple[Splits, Ledger]:
@@ -43,7 +53,9 @@ def read_splits(data: DataConfig, *, seed: int, offline: bool = False) -> tuple[
             found[split] = _read_source(path, split, data, ledger, offline=offline)
     _drop_duplicates(found, ledger)
     if not found["train"]:
-        raise DataError(f"{_short(data.path)}: no training rows are left; all of them also stand in the validation or test file")
+        raise DataError(
+            f"{_short(data.path)}: no training rows are left; all of them also stand in the validation or test file"
+        )
     _make_ids_unique(found)
     _draw(found, data.max_rows, seed, ledger)
     ledger.rows_used = sum(map(len, found.values()))
@@ -91,7 +103,7 @@ def _read_source(path: str, split: str, data: DataConfig, ledger: Ledger, *, off
         ledger.reject(rejection)
     num_rows = len(conversations) + len(rejections)
     ledger.rows_read += num_rows
-    ledger.sources[path] = {"split": split, "rows": num_rows, "rejected": len(rejections), "format": format.name}
+    ledger.sources[split] = {"path": path, "rows": num_rows, "rejected": len(rejections), "format": format.name}
     _check_rejected_share(path, num_rows, rejections, data.max_rejected_share)
     log.info("%s: %d rows of format %s, %d rejected", path, num_rows, format.name, len(rejections))
     return conversations
@@ -138,8 +150,16 @@ def _example_columns(columns: list[str]) -> tuple[str, str]:
     return prompt, first(_ANSWER_NAMES, rest[0] if rest else "answer")
 
 
-def _check_named_columns(columns: list[str], data: DataConfig, format: DataFormat, path: str, *, group_needed: bool) -> None:
-    """Check the columns that the configuration names against those of the file."""
+def _check_named_columns(
+    columns: list[str], data: DataConfig, format: DataFormat, path: str, *, group_needed: bool
+) -> None:
+    """Check that what the configuration names has an effect and is in the file."""
+    takes_templates = format in (DataFormat.prompt_completion, DataFormat.question_answer, DataFormat.choices)
+    if not takes_templates and (data.prompt is not None or data.completion is not None):
+        raise DataError(
+            f"data.prompt and data.completion have no effect on format {format.name} ({_short(path)}). Leave them out "
+            "(data.prompt=null data.completion=null), or use data.format=prompt_completion"
+        )
     extra = (OPTIONS,) if format is DataFormat.choices else ()
     for option, template in (("data.prompt", data.prompt), ("data.completion", data.completion)):
         if template is not None and columns:
@@ -156,22 +176,24 @@ def _check_named_columns(columns: list[str], data: DataConfig, format: DataForma
 
 
 def _check_rejected_share(path: str, num_rows: int, rejections: list[Rejection], limit: float) -> None:
-    if not rejections:
+    if not rejections or (len(rejections) < num_rows and len(rejections) <= limit * num_rows):
         return
     counts = Counter(rejection.reason for rejection in rejections)
     reason, count = counts.most_common(1)[0]
     first = next(rejection for rejection in rejections if rejection.reason == reason)
     where = f"first: {first.source}: {first.detail}"
+    if len(counts) == 1 and count == num_rows:
+        raise DataError(f"{_short(path)}: all {num_rows} rows {PHRASES[reason]} ({where}). {_MEND}")
+    reasons = ", ".join(f"{number} {PHRASES[other]}" for other, number in counts.most_common())
     if len(rejections) == num_rows:
-        others = "".join(f", {number} {PHRASES[other]}" for other, number in counts.most_common()[1:])
-        whole = f"all {num_rows} rows {PHRASES[reason]}" if not others else f"all {num_rows} rows are unusable: {count} {PHRASES[reason]}{others}"
-        raise DataError(f"{_short(path)}: {whole} ({where}). Mend the rows, or name format and columns (data.format, data.prompt, data.completion)")
-    share = len(rejections) / num_rows
-    if share > limit:
-        raise DataError(
-            f"{_short(path)}: {len(rejections)} of {num_rows} rows ({100 * share:.1f} %) are unusable, more than "
-            f"data.max_rejected_share={limit:g} allows. Mostly: {count} {PHRASES[reason]} ({where}). Mend the rows or raise the limit"
-        )
+        raise DataError(f"{_short(path)}: all {num_rows} rows are unusable: {reasons} ({where}). {_MEND}")
+    raise DataError(
+        f"{_short(path)}: {len(rejections)} of {num_rows} rows ({100 * len(rejections) / num_rows:.1f} %) are unusable,"
+        f" more than data.max_rejected_share={limit:g} allows: {reasons} ({where}). Mend the rows or raise the limit"
+    )
+
+
+_MEND = "Mend the rows, or name format and columns (data.format, data.prompt, data.completion)"
 
 
 def _drop_duplicates(found: dict[str, list[Conversation]], ledger: Ledger) -> None:
@@ -228,7 +250,7 @@ def _passages_where_needed(train: list[Conversation], data: DataConfig, ledger: 
     num_splits += data.test_path is None and data.test_share > 0
     if len({row.cluster for row in train}) >= num_splits or any(row.text is None for row in train):
         return train
-    passages = [passage for row in train for passage in cut_passages(row)]
+    passages = cut_passages(train)
     ledger.passages = {passage.item_id for passage in passages}
     log.info("%d documents are too few to split; cut into %d passages", len(train), len(passages))
     return passages

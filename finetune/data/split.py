@@ -1,4 +1,4 @@
-"""Divides conversations into training, validation and test by group; cuts long texts into passages. Called by read.py."""
+"""Divides conversations into train, validation and test by group; cuts texts into passages. Called by read.py."""
 
 import random
 from dataclasses import replace
@@ -6,8 +6,10 @@ from dataclasses import replace
 from finetune.errors import DataError
 from finetune.records import Conversation, Splits
 
-PASSAGE_CHARACTERS = 2000
-"""Longest passage that a text is cut into where there are too few documents to split."""
+LONGEST_PASSAGE, SHORTEST_PASSAGE = 2000, 200
+"""Characters of the passages that texts are cut into where there are too few documents to split."""
+PASSAGES_WANTED = 20
+"""A short text is cut finer, into about so many."""
 
 _BREAKS = ("\n\n", "\n", ". ", " ")
 
@@ -72,15 +74,20 @@ def _too_few(num_items: int, num_groups: int, wanted: list[str]) -> str:
     files = " and ".join(f"data.{name}_path=…" for name in reversed(wanted))
     return (
         f"{counted} cannot be divided into train, {' and '.join(reversed(wanted))}: at least {len(wanted) + 1} "
-        f"{'groups' if num_groups != num_items else 'rows'} are needed. Give more rows, files of their own ({files}), or "
-        f"{keys} to go without"
+        f"{'groups' if num_groups != num_items else 'rows'} are needed. Give more rows, files of their own ({files}), "
+        f"or {keys} to go without"
     )
 
 
-def cut_passages(conversation: Conversation) -> list[Conversation]:
-    """Cut a plain text into passages named `file.txt#1`, …, which belong to no group."""
-    assert conversation.text is not None
-    pieces = cut_text(conversation.text, PASSAGE_CHARACTERS)
+def cut_passages(documents: list[Conversation]) -> list[Conversation]:
+    """Cut plain texts into passages named `file.txt#1`, …, which belong to no group."""
+    num_characters = sum(len(document.answer) for document in documents)
+    size = min(max(num_characters // PASSAGES_WANTED, SHORTEST_PASSAGE), LONGEST_PASSAGE)
+    return [passage for document in documents for passage in _passages(document, size)]
+
+
+def _passages(conversation: Conversation, size: int) -> list[Conversation]:
+    pieces = cut_text(conversation.answer, size)
     return [
         replace(
             conversation,

@@ -49,7 +49,9 @@ def read_delimited(path: Path) -> Iterator[RawRow | Rejection]:
 def _check_header(header: list[str], path: Path, line: int) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"{path.name}:{line}: the header names {twice[0]!r} more than once. Give each column its own name")
+        raise DataError(
+            f"{path.name}:{line}: the header names {twice[0]!r} more than once. Give each column its own name"
+        )
     if not any(name.strip() for name in header):
         raise DataError(f"{path.name}:{line}: the header is empty. The first line must name the columns ({path})")
 
@@ -79,4 +81,6 @@ def read_parquet(path: Path) -> Iterator[RawRow]:
                 number += 1
                 yield RawRow(values, f"{path.name}:{number}")
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path.name}: no readable Parquet file ({error}). Write or download it again ({path})") from None
+        raise DataError(
+            f"{path.name}: no readable Parquet file ({error}). Write or download it again ({path})"
+        ) from None

@@ -45,7 +45,9 @@ def parse_template(template: str, option: str) -> tuple[Part, ...]:
             end = template.find("}", place)
             if end < 0 or end == place + 1:
                 what = "is never closed" if end < 0 else "names no column"
-                raise DataError(f"{option}: the brace at character {place + 1} of {template!r} {what}; write {{{{ for a brace")
+                raise DataError(
+                    f"{option}: the brace at character {place + 1} of {template!r} {what}; write {{{{ for a brace"
+                )
             parts += [Part("".join(literal), False), Part(template[place + 1 : end], True)]
             literal = []
             place = end + 1
@@ -73,7 +75,9 @@ def check_columns(template: str, option: str, columns: Sequence[str], path: str,
             )
 
 
-def fill_template(template: str, option: str, values: Mapping[str, object], extra: Mapping[str, str] | None = None) -> str:
+def fill_template(
+    template: str, option: str, values: Mapping[str, object], extra: Mapping[str, str] | None = None
+) -> str:
     """Replace the columns of a template by a row's cells; `extra` values stand in for columns the row lacks.
 
     Raises:

@@ -5,11 +5,12 @@ chart is drawn for one width in pixels; the page shows the one that fits.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
+Place = Callable[[float], float]
 
 CHARACTER_PIXELS = 6.6
 """Width of a letter at the page's chart font size of 12 px, for margins."""
@@ -49,7 +50,8 @@ def line_chart(lines: Sequence[Line], *, width: int, x_name: str, y_name: str, h
     x_ticks = nice_ticks(min(xs), max(xs), 6 if width > 500 else 4)
     y_ticks = nice_ticks(min(ys), max(ys), 5)
     left = 14 + CHARACTER_PIXELS * max(len(label) for label in tick_labels(y_ticks))
-    top, bottom, right = 34.0, 40.0, 16.0
+    legend_y = 12.0 if width > 500 else 30.0  # below the title where both do not fit beside each other
+    top, bottom, right = legend_y + 22, 40.0, 16.0
     to_x = _scale((min(xs), max(xs)), (left, width - right))
     to_y = _scale((min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])), (height - bottom, top))
     parts = [_text(0, 12, y_name, "chart-title")]
@@ -62,7 +64,7 @@ def line_chart(lines: Sequence[Line], *, width: int, x_name: str, y_name: str, h
     parts.append(_text((left + width - right) / 2, height - 6, x_name, "tick", "middle"))
     for line in lines:
         parts += _draw_line(line, to_x, to_y)
-    parts += _legend(lines, width - right)
+    parts += _legend(lines, width - right, legend_y)
     summary = "; ".join(f"{line.name} from {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
     return _svg(parts, width, height, f"{y_name} by {x_name}: {summary}")
 
@@ -75,12 +77,13 @@ def interval_chart(
     bounds: tuple[float, float] | None = None,
     reference: float | None = None,
     ends: tuple[str, str] | None = None,
+    unit: str = "",
 ) -> str:
     """Draw one row per value: a dot with its interval, its name above on the left and its numbers on the right.
 
-    `bounds` fixes the axis. `reference` draws an upright line, such as no difference; `ends` names what lies on its two
-    sides. With a reference and no bounds every row has an axis of its own, symmetric about it, because the rows are of
-    different units; the numbers say how large each is.
+    `bounds` fixes the axis, whose ticks bear `unit`. `reference` draws an upright mark, such as no difference; `ends`
+    names what lies on its two sides. With a reference and no bounds every row has an axis of its own, symmetric about
+    it, because the rows are of different units; the numbers say how large each is.
     """
     if not intervals:
         return ""
@@ -92,14 +95,15 @@ def interval_chart(
         ticks = nice_ticks(*bounds, 5)
         for tick, label in zip(ticks, tick_labels(ticks), strict=True):
             x = _scale(bounds, (left, right))(tick)
-            anchor = "start" if x - left < 8 else "end" if right - x < 8 else "middle"
+            label, anchor = label + unit, "start" if x - left < 8 else "end" if right - x < 8 else "middle"
             parts += [
                 _rule(x, top, x, height - bottom, "grid"),
                 _text(x, height - bottom + 16, label, "tick", anchor),
             ]
     if reference is not None:
         middle = _scale(bounds or (reference - 1, reference + 1), (left, right))(reference)
-        parts.append(_rule(middle, top - 8, middle, height - bottom, "reference"))
+        rows = [top + row_height * row + 32 for row in range(len(intervals))]
+        parts += [_rule(middle, y - 9, middle, y + 9, "reference") for y in rows]
         if ends:
             parts += [
                 _text(middle - 10, top - 12, f"← {ends[0]}", "tick", "end"),
@@ -135,17 +139,13 @@ def _finite(line: Line) -> Line:
     return Line(name=line.name, css_class=line.css_class, points=points, marked=line.marked)
 
 
-class _Scale:
-    def __init__(self, start: float, span: float, target: tuple[float, float]) -> None:
-        self.start, self.span, self.target = start, span, target
+def _scale(source: tuple[float, float], target: tuple[float, float]) -> Callable[[float], float]:
+    span = (source[1] - source[0]) or 1.0
 
-    def __call__(self, value: float) -> float:
-        share = (value - self.start) / self.span
-        return self.target[0] + share * (self.target[1] - self.target[0])
+    def place(value: float) -> float:
+        return target[0] + (value - source[0]) / span * (target[1] - target[0])
 
-
-def _scale(source: tuple[float, float], target: tuple[float, float]) -> _Scale:
-    return _Scale(source[0], (source[1] - source[0]) or 1.0, target)
+    return place
 
 
 def _around(reference: float, interval: Interval) -> tuple[float, float]:
@@ -153,7 +153,7 @@ def _around(reference: float, interval: Interval) -> tuple[float, float]:
     return reference - 1.15 * reach, reference + 1.15 * reach
 
 
-def _draw_line(line: Line, to_x: _Scale, to_y: _Scale) -> list[str]:
+def _draw_line(line: Line, to_x: Place, to_y: Place) -> list[str]:
     path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line.points)
     parts = [f'<polyline class="line {line.css_class}" points="{path}"/>'] if len(line.points) > 1 else []
     if line.marked or len(line.points) == 1:
@@ -165,19 +165,19 @@ def _draw_line(line: Line, to_x: _Scale, to_y: _Scale) -> list[str]:
     return parts
 
 
-def _legend(lines: Sequence[Line], right: float) -> list[str]:
+def _legend(lines: Sequence[Line], right: float, y: float) -> list[str]:
     parts: list[str] = []
     for line in reversed(lines):
         start = right - CHARACTER_PIXELS * len(line.name)
         parts += [
-            _text(start, 12, line.name, "tick"),
-            f'<rect class="key {line.css_class}" x="{start - 20:.1f}" y="6" width="14" height="4" rx="2"/>',
+            _text(start, y, line.name, "tick"),
+            f'<rect class="key {line.css_class}" x="{start - 20:.1f}" y="{y - 6:.1f}" width="14" height="4" rx="2"/>',
         ]
         right = start - 36
     return parts
 
 
-def _draw_interval(interval: Interval, top: float, to_x: _Scale, left: float, right: float) -> list[str]:
+def _draw_interval(interval: Interval, top: float, to_x: Place, left: float, right: float) -> list[str]:
     y = top + 32
     low, high = to_x(interval.low), to_x(interval.high)
     return [

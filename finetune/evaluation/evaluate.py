@@ -3,7 +3,6 @@
 Called by the run and evaluate jobs. `summary` turns the table into the numbers; its functions are importable here too.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.config import EvaluationConfig
-from finetune.data.tokenize import render_prompt_ids, tokenize_conversation
+from finetune.data.tokenize import fit, tokenize_conversation
 from finetune.errors import ModelError
 from finetune.evaluation import metrics as measures
 from finetune.evaluation import scorers
-from finetune.evaluation.selection import choose_items, fitting, main_metric, majority_scores, select_metrics
+from finetune.evaluation.fitting import fitting_rows, option_examples, prompt_ids
+from finetune.evaluation.selection import choose_items, main_metric, majority_scores, select_metrics
 from finetune.evaluation.summary import (
     read_items,
     result_lines,
@@ -55,8 +55,8 @@ def evaluate(
     """Score every contestant on the same rows and compare `tuned` with `base`.
 
     `contestants` maps a name to a function whose context yields the model; base may be
-    `with peft_model.disable_adapter()`. `max_length` is the longest input in tokens: longer texts are scored in
-    windows, longer chats are left out and counted in the log.
+    `with peft_model.disable_adapter()`. `max_length` is the longest input in tokens: longer texts are scored
+    in windows, the prompts of longer chats are shortened as they are in training.
 
     Raises:
         ConfigError: if a metric is asked for that the rows cannot have.
@@ -65,7 +65,7 @@ def evaluate(
     """
     rows = choose_items(conversations, config.max_items, seed)
     metrics = select_metrics(config.metrics, rows)
-    rows = fitting(rows, tokenizer, max_length)
+    rows = fitting_rows(rows, tokenizer, max_length)
     items: list[ItemScore] = []
     for name, opened in contestants.items():
         with opened() as model:
@@ -85,7 +85,7 @@ def score_contestant(
     max_length: int,
     progress: bool = True,
 ) -> list[ItemScore]:
-    """Score one model on rows that fit (`fitting`) for each of `metrics`.
+    """Score one model on rows that can be scored (`fitting_rows`) for each of `metrics`.
 
     Raises:
         ModelError: if a log-probability is no number.
@@ -102,21 +102,6 @@ def score_contestant(
                 )
             )
     return items
-
-
-def windows(example: Example, max_length: int) -> list[Example]:
-    """Cut a long text into consecutive windows of at most `max_length` tokens; each token is predicted once.
-
-    A window starts with the last token of the one before, which is context only: its loss mask is False there.
-    """
-    if len(example.input_ids) <= max_length:
-        return [example]
-    parts: list[Example] = []
-    for start in range(0, len(example.input_ids) - 1, max_length - 1):
-        mask = example.loss_mask[start : start + max_length]
-        ids = example.input_ids[start : start + max_length]
-        parts.append(dataclasses.replace(example, input_ids=ids, loss_mask=[False, *mask[1:]]))
-    return parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,22 +141,17 @@ _Scores = Iterable[tuple[Conversation, float, float]]
 
 
 def _bits_per_byte(subject: _Subject, rows: Sequence[Conversation]) -> _Scores:
-    examples = [tokenize_conversation(row, subject.tokenizer) for row in rows]
-    parts = [windows(example, subject.max_length) for example in examples]
+    parts = [fit(row, subject.tokenizer, subject.max_length) for row in rows]
     flat = iter(subject.log_probabilities([part for group in parts for part in group], "bits per byte"))
-    for row, example, group in zip(rows, examples, parts, strict=True):
+    for row, group in zip(rows, parts, strict=True):
         total = math.fsum(next(flat) for _ in group)
-        num_bytes = example.num_supervised_bytes
+        num_bytes = sum(part.num_supervised_bytes for part in group)
         yield row, measures.bits_per_byte(total, num_bytes), float(num_bytes)
 
 
 def _choice_accuracy(subject: _Subject, rows: Sequence[Conversation]) -> _Scores:
     rows = [row for row in rows if len(row.options) > 1]
-    examples = [
-        tokenize_conversation(_answered(row, option), subject.tokenizer, last_turn_only=True)
-        for row in rows
-        for option in row.options
-    ]
+    examples = [example for row in rows for example in option_examples(row, subject.tokenizer, subject.max_length)]
     flat = iter(subject.log_probabilities(examples, "choices"))
     for row in rows:
         chosen = measures.choose_option([next(flat) for _ in row.options])
@@ -179,23 +159,21 @@ def _choice_accuracy(subject: _Subject, rows: Sequence[Conversation]) -> _Scores
 
 
 def _exact_match(subject: _Subject, rows: Sequence[Conversation]) -> _Scores:
+    max_new_tokens = subject.config.max_new_tokens
+    context = getattr(scorers.unwrap(subject.model).config, "max_position_embeddings", None) or math.inf
+    room = max(min(subject.max_length, context - max_new_tokens), subject.max_length // 2)
     examples = [tokenize_conversation(row, subject.tokenizer, last_turn_only=True) for row in rows]
     answers = scorers.generate_greedy(
         subject.model,
         subject.tokenizer,
-        [render_prompt_ids(row.prompt, row.tools, subject.tokenizer) for row in rows],
-        max_new_tokens=subject.config.max_new_tokens,
+        [prompt_ids(row, subject.tokenizer, int(room)) for row in rows],
+        max_new_tokens=max_new_tokens,
         batch_tokens=subject.config.batch_tokens,
         eos_token_ids=scorers.end_of_turn_ids(subject.model, subject.tokenizer, examples),
         progress=subject.label("answers"),
     )
     for row, answer in zip(rows, answers, strict=True):
         yield row, measures.exact_match(answer, row.answer), 1.0
-
-
-def _answered(row: Conversation, option: str) -> Conversation:
-    last = dataclasses.replace(row.messages[-1], content=option)
-    return dataclasses.replace(row, messages=(*row.prompt, last))
 
 
 _SCORERS: dict[str, Callable[[_Subject, Sequence[Conversation]], _Scores]] = {

@@ -1,18 +1,13 @@
 """Which test rows are scored, with which metrics, and which metric the verdict rests on; `evaluate` calls this."""
 
-import logging
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from finetune.config import METRICS
-from finetune.data.tokenize import tokenize_conversation
 from finetune.errors import ConfigError, DataError
 from finetune.evaluation.metrics import majority_class, normalise_answer
 from finetune.evaluation.summary import MAJORITY
 from finetune.records import Conversation, ItemScore
-
-logger = logging.getLogger(__name__)
 
 SHORT_ANSWER_CHARACTERS = 200
 """Longer answers are seldom reproduced word for word: `auto` leaves exact_match out."""
@@ -80,35 +75,6 @@ def choose_items(conversations: Sequence[Conversation], max_items: int, seed: in
         return list(conversations)
     drawn = random.Random(seed).sample(range(len(conversations)), max_items)
     return [conversations[index] for index in sorted(drawn)]
-
-
-def fitting(conversations: Sequence[Conversation], tokenizer: Any, max_length: int) -> list[Conversation]:
-    """Leave out what cannot be scored: chats longer than `max_length` tokens, and rows with nothing to predict.
-
-    Raises:
-        DataError: if nothing is left.
-    """
-    kept: list[Conversation] = []
-    num_long = num_empty = 0
-    for row in conversations:
-        example = tokenize_conversation(row, tokenizer)
-        if row.text is None and len(example.input_ids) > max_length:
-            num_long += 1
-        elif example.num_supervised == 0 or example.num_supervised_bytes == 0:
-            num_empty += 1
-        else:
-            kept.append(row)
-    if num_long or num_empty:
-        logger.warning(
-            "test rows left out: %d longer than %d tokens, %d without an answer token; %d are left",
-            *(num_long, max_length, num_empty, len(kept)),
-        )
-    if not kept:
-        raise DataError(
-            f"none of {len(conversations)} test rows can be scored: {num_long} are longer than {max_length} tokens, "
-            f"{num_empty} have no answer token; raise training.max_length or check the rows with inspect"
-        )
-    return kept
 
 
 def majority_scores(conversations: Sequence[Conversation], metrics: Sequence[str]) -> list[ItemScore]:

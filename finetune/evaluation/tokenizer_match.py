@@ -32,12 +32,11 @@ def tokenizers_match(trained: Any, exported: Any, prompts: Sequence[Sequence[int
     texts = [*HARD_TEXTS, *(trained.decode(list(prompt), skip_special_tokens=False) for prompt in prompts)]
     texts += [f"a{token}b" for token in trained.get_added_vocab()]
     return all(
-        trained(text, add_special_tokens=special)["input_ids"] == exported(text, add_special_tokens=special)["input_ids"]
+        trained(text, add_special_tokens=special)["input_ids"]
+        == exported(text, add_special_tokens=special)["input_ids"]
         for text in texts
         for special in (True, False)
-    ) and all(
-        trained.decode(list(prompt)) == exported.decode(list(prompt)) for prompt in prompts
-    )
+    ) and all(trained.decode(list(prompt)) == exported.decode(list(prompt)) for prompt in prompts)
 
 
 def templates_match(trained: Any, exported: Any) -> bool:

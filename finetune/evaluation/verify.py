@@ -16,15 +16,22 @@ from typing import Any, Self
 import torch
 
 from finetune.errors import ExportError, ModelError, ResourceError, one_line
-from finetune.evaluation.model_outputs import arithmetic_for, greedy_tokens, kl_divergence, logits_of, model_in_memory
+from finetune.evaluation.model_outputs import greedy_tokens, kl_divergence, logits_of, plain_model
 from finetune.evaluation.tokenizer_match import templates_match, tokenizers_match
 from finetune.log import megabytes
 from finetune.records import Verification
 
 MIN_TOP1_AGREEMENT = 0.99
 MIN_GREEDY_MATCH = 0.99
-MAX_KL_MEAN = 1e-3
 MAX_NEW_TOKENS = 32
+
+KL_FACTOR, KL_FLOOR = 20.0, 1e-8
+"""Largest mean KL in nats: KL_FACTOR x epsilon^2 of the stored number type, or KL_FLOOR if that is more.
+
+A rounded weight is off by up to epsilon / 2 of its size, and the divergence grows with the square of it. Right merges
+of the three models in ../shared measured 0.01 to 0.75 x epsilon^2 in float16 and bfloat16, and 3e-12 nats in float32,
+where the order of the sums decides.
+"""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,8 +43,6 @@ class Reference:
     """Greedy tokens after each prompt's start."""
     starts: list[int]
     """Where in each prompt the continuation begins."""
-    arithmetic: str
-    """Number type that both models run in: float32, or auto for the stored one."""
     device: str
     storage: tempfile.TemporaryDirectory[str]
 
@@ -69,8 +74,10 @@ class _Differences:
     def add(self, expected_TV: torch.Tensor, actual_TV: torch.Tensor) -> None:
         if expected_TV.shape != actual_TV.shape:
             raise ExportError(
-                f"the exported model answers with {actual_TV.shape[-1]} logits, base + adapter with {expected_TV.shape[-1]}"
+                f"the exported model gives {actual_TV.shape[-1]} logits, base + adapter {expected_TV.shape[-1]}"
             )
+        if not torch.isfinite(actual_TV).all():
+            raise ExportError("the exported model answers held-out prompts with NaN or infinity; export it again")
         self.max_abs = max(self.max_abs, float((expected_TV - actual_TV).abs().max()))
         self.num_agreeing += int((expected_TV.argmax(dim=-1) == actual_TV.argmax(dim=-1)).sum())
         self.kl.append(kl_divergence(expected_TV, actual_TV))
@@ -101,19 +108,18 @@ def reference_outputs(
 
     if not prompts:
         raise ExportError("there are no held-out prompts to verify the export on; set data.test_share above 0")
-    arithmetic = arithmetic_for(base_dir, device)
-    with model_in_memory(base_dir, arithmetic, device, round_trip) as (base, _):
+    with plain_model(base_dir, device, round_trip) as plain:
+        base = plain.model
         try:
-            model = PeftModel.from_pretrained(base, str(adapter_dir), is_trainable=False).eval()
+            model = PeftModel.from_pretrained(base, str(adapter_dir), is_trainable=False, torch_device=device).eval()
         except Exception as error:
             raise ModelError(f"{adapter_dir}: cannot load the adapter: {one_line(error)}") from error
         reference = Reference(
             prompts=[list(prompt) for prompt in prompts],
             continuations=[],
             starts=list(starts) if starts is not None else [len(prompt) for prompt in prompts],
-            arithmetic=arithmetic,
             device=device,
-            storage=_storage(prompts, base.get_output_embeddings().weight.shape[0], storage_dir),
+            storage=_storage(prompts, base.get_input_embeddings().weight.shape[0], storage_dir),
         )
         try:
             _run_reference(model, reference, max_new_tokens)
@@ -159,7 +165,7 @@ def verify_safetensors(
     """Load an exported folder as any user would and compare it with the reference.
 
     `tokenizer` is the one that was trained with. The gate: no tensor left out, top-1 and greedy agreement of at least
-    99 % of tokens, mean KL of at most MAX_KL_MEAN, the same tokenizer and the same template.
+    99 % of tokens, a mean KL within what rounding explains (KL_FACTOR), the same tokenizer and the same template.
     `quantization_shift_kl_mean` (see `trained_shift_kl`) is handed through.
 
     Raises:
@@ -172,16 +178,16 @@ def verify_safetensors(
     except Exception as error:
         raise ExportError(f"{folder}: the exported tokenizer does not load: {one_line(error)}") from error
     try:
-        with model_in_memory(folder, reference.arithmetic, reference.device) as (model, problems):
-            differences, greedy_match = _compare(model, reference)
+        with plain_model(folder, reference.device) as plain:
+            differences, num_equal = _compare(plain.model, reference)
     except ModelError as error:
         raise ExportError(f"the exported model does not load: {one_line(error)}") from error
-    kl_T = torch.cat(differences.kl)
+    kl_T, num_greedy = torch.cat(differences.kl), sum(len(tokens) for tokens in reference.continuations)
     found = Verification(
         passed=False,
         max_abs_logit_difference=differences.max_abs,
         top1_agreement=differences.num_agreeing / len(kl_T),
-        greedy_match=greedy_match,
+        greedy_match=num_equal / max(1, num_greedy),
         tokenizer_match=tokenizers_match(tokenizer, exported, reference.prompts),
         template_match=templates_match(tokenizer, exported),
         kl_mean=float(kl_T.mean()),
@@ -189,30 +195,39 @@ def verify_safetensors(
         num_tokens=len(kl_T),
         quantization_shift_kl_mean=quantization_shift_kl_mean,
     )
-    reasons = [*problems, *_failures(found)]
+    reasons = [*plain.problems, *_failures(found, num_greedy, max(KL_FLOOR, KL_FACTOR * plain.epsilon**2))]
     return replace(found, passed=not reasons, reason="; ".join(reasons))
 
 
-def _compare(model: Any, reference: Reference) -> tuple[_Differences, float]:
-    """Return the differences of the logits, and the share of equal greedy tokens, position by position."""
-    differences, num_equal, num_greedy = _Differences(), 0, 0
+def _compare(model: Any, reference: Reference) -> tuple[_Differences, int]:
+    """Return the differences of the logits, and how many of the reference's greedy tokens the model chooses too.
+
+    It chooses after the reference's own history: one rounded tie early on would else make all later tokens differ,
+    and say nothing about them.
+    """
+    differences, num_equal = _Differences(), 0
     for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
         differences.add(reference.logits(index), logits_of(model, prompt))
         expected = reference.continuations[index]
-        actual = greedy_tokens(model, prompt[: max(1, start)], len(expected))
-        num_equal += sum(one == other for one, other in zip(expected, actual, strict=True))
-        num_greedy += len(expected)
-    return differences, num_equal / max(1, num_greedy)
+        history = [*prompt[: max(1, start)], *expected[:-1]]
+        chosen = logits_of(model, history)[-len(expected) :].argmax(dim=-1).tolist()
+        num_equal += sum(one == other for one, other in zip(expected, chosen, strict=True))
+    return differences, num_equal
 
 
-def _failures(found: Verification) -> Iterator[str]:
+def _agrees(share: float, num_tokens: int, least: float) -> bool:
+    """Whether a share of equal tokens suffices. One token may always differ: a rounded tie is no fault of a merge."""
+    return share >= least or round((1 - share) * num_tokens) <= 1
+
+
+def _failures(found: Verification, num_greedy: int, max_kl_mean: float) -> Iterator[str]:
     """Say in which points an export is not the model that was trained; a NaN fails its point."""
-    if not found.top1_agreement >= MIN_TOP1_AGREEMENT:
+    if not _agrees(found.top1_agreement, found.num_tokens, MIN_TOP1_AGREEMENT):
         yield f"the most likely token agrees at {found.top1_agreement:.2%} of positions, not {MIN_TOP1_AGREEMENT:.0%}"
-    if not found.greedy_match >= MIN_GREEDY_MATCH:
+    if not _agrees(found.greedy_match, num_greedy, MIN_GREEDY_MATCH):
         yield f"greedy outputs agree on {found.greedy_match:.2%} of tokens, not {MIN_GREEDY_MATCH:.0%}"
-    if not found.kl_mean <= MAX_KL_MEAN:
-        yield f"the mean KL divergence is {found.kl_mean:.2g} nats, more than {MAX_KL_MEAN:.2g}"
+    if not found.kl_mean <= max_kl_mean:
+        yield f"the mean KL divergence is {found.kl_mean:.2g} nats, more than the {max_kl_mean:.2g} of rounding"
     if not found.tokenizer_match:
         yield "the tokenizer encodes differently from the one that was trained with"
     if not found.template_match:
@@ -234,6 +249,17 @@ def trained_shift_kl(model: Any, reference: Reference) -> float:
     finally:
         model.train(was_training)
     return float(torch.cat(shifts).mean())
+
+
+def answer_loss(reference: Reference) -> float:
+    """Mean loss in nats of the tokens from each prompt's start on: how well base + adapter knows held-out answers."""
+    losses = []
+    for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
+        first = max(1, start)
+        if first < len(prompt):
+            logits_TV = reference.logits(index)[first - 1 : len(prompt) - 1]
+            losses.append(torch.nn.functional.cross_entropy(logits_TV, torch.tensor(prompt[first:]), reduction="none"))
+    return float(torch.cat(losses).mean()) if losses else float("nan")
 
 
 def verification_to_json(verifications: Mapping[str, Verification]) -> dict[str, dict[str, object]]:

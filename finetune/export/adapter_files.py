@@ -11,16 +11,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import ExportError
+from finetune.export.names import is_head
 from finetune.export.tensor_files import MERGEABLE, StoredTensor, read_header
 
 PREFIX = "base_model.model."
 """What PEFT puts before the base model's own module path."""
 
 _NEUTRAL = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config "
-    "exclude_modules fan_in_fan_out inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config "
-    "lora_alpha lora_dropout lora_ga_config megatron_core modules_to_save modules_to_tie peft_type peft_version "
-    "qalora_group_size r rank_pattern revision target_modules target_modules_to_tie task_type use_dora use_rslora".split()
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "modules_to_save",
+        "modules_to_tie",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "target_modules_to_tie",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    }
 )
 """Options that are read below, or that do not change what the trained weights mean."""
 
@@ -129,7 +159,9 @@ def _check_options(options: Mapping[str, object], folder: Path) -> None:
         raise ExportError(f"{folder}: adapter of type {kind!r}; only LoRA, rsLoRA and DoRA can be merged")
     active = sorted(name for name, value in options.items() if value and name not in _NEUTRAL)
     if active:
-        raise ExportError(f"{folder}: uses {', '.join(active)}, which cannot be merged; use the adapter with peft instead")
+        raise ExportError(
+            f"{folder}: uses {', '.join(active)}, which cannot be merged; use the adapter with peft instead"
+        )
     start = options.get("init_lora_weights", True)
     if not isinstance(start, bool) and start is not None and start not in _INITIALISATIONS:
         raise ExportError(
@@ -162,7 +194,7 @@ def _sort_in(
     own = module.removesuffix(".base_layer")
     if "lora_" in path or "base_layer" in own.split("."):
         return False
-    trained = own != module or _is_saved(own, options)
+    trained = own != module or _is_saved(own, options) or bool(options.get("ensure_weight_tying") and is_head(path))
     if not trained and not (leaf == "bias" and options.get("bias") in ("all", "lora_only")):
         return False
     replacements[f"{own}.{leaf}"] = tensor
@@ -184,7 +216,9 @@ def _pair(module: str, found: Mapping[str, StoredTensor], options: Mapping[str, 
     expected = {"embedding_down", "embedding_up"} if embedding else {"down", "up"}
     expected |= {"magnitude"} if options.get("use_dora") else set()
     if down is None or up is None or set(found) != expected:
-        raise ExportError(f"{path}: {module} has {_listed(found)}, expected {_listed(expected)}; the adapter is incomplete")
+        raise ExportError(
+            f"{path}: {module} has {_listed(found)}, expected {_listed(expected)}; the adapter is incomplete"
+        )
     rank, alpha = rank_and_alpha(module, options)
     if len(down.shape) != 2 or len(up.shape) != 2 or not down.shape[0] == up.shape[1] == rank:
         raise ExportError(f"{path}: {module} has shapes {down.shape} and {up.shape}, not those of rank {rank}")

@@ -4,8 +4,28 @@ import json
 from collections.abc import Sequence
 
 HUB_LICENSES = frozenset(
-    "apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 gpl-3.0 "
-    "agpl-3.0 openrail bigscience-openrail-m gemma llama2 llama3 llama3.1 llama3.2 llama3.3 unknown".split()
+    {
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+        "gpl-3.0",
+        "agpl-3.0",
+        "openrail",
+        "bigscience-openrail-m",
+        "gemma",
+        "llama2",
+        "llama3",
+        "llama3.1",
+        "llama3.2",
+        "llama3.3",
+        "unknown",
+    }
 )
 """Identifiers that the Hugging Face hub knows (hub documentation, "Licenses"); others are named under `other`."""
 

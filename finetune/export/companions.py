@@ -1,4 +1,4 @@
-"""The files beside the weights of an exported model: configuration, generation settings, tokenizer, card, licence texts."""
+"""The files beside the weights of an export: configuration, generation settings, tokenizer, card, licence texts."""
 
 import copy
 import json
@@ -75,9 +75,7 @@ def exported_config(plan: MergePlan, config: Mapping[str, object]) -> dict[str, 
     return exported
 
 
-def generation_config(
-    base_dir: Path, config: Mapping[str, object], changes: Mapping[str, object]
-) -> dict[str, object]:
+def generation_config(base_dir: Path, config: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """Return the base's generation settings with `changes`; without any, the special tokens of its configuration."""
     path = base_dir / "generation_config.json"
     names = ("bos_token_id", "eos_token_id", "pad_token_id")

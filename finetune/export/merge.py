@@ -27,7 +27,6 @@ from finetune.export.tensor_files import (
     row_ranges,
 )
 
-
 TIED_HEAD = "lm_head.weight"
 """Name of the output head that a tied checkpoint leaves out."""
 
@@ -190,7 +189,9 @@ def _match_replacements(adapter: Adapter, sources: Mapping[str, StoredTensor]) -
 def _match(name: str, shape: tuple[int, ...], sources: Mapping[str, StoredTensor], adapter_dir: Path) -> str:
     found = find_tensor(name, sources, shape)
     if found is None:
-        raise ExportError(f"the base model has no tensor {name}, which {adapter_dir} changes: it was made for another base")
+        raise ExportError(
+            f"the base model has no tensor {name}, which {adapter_dir} changes: it was made for another base"
+        )
     base = sources[found]
     if base.shape != shape:
         raise ExportError(
@@ -198,7 +199,9 @@ def _match(name: str, shape: tuple[int, ...], sources: Mapping[str, StoredTensor
             "for another base"
         )
     if base.dtype not in MERGEABLE:
-        raise ExportError(f"{found} has type {base.dtype} in the base model, which cannot be merged; give 16-bit weights")
+        raise ExportError(
+            f"{found} has type {base.dtype} in the base model, which cannot be merged; give 16-bit weights"
+        )
     return found
 
 

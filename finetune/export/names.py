@@ -35,7 +35,9 @@ def find_tensor(name: str, stored: Mapping[str, StoredTensor], shape: tuple[int,
             return (fitting or having)[0]
         if having:
             what = ", ".join(sorted(fitting or having)[:4])
-            raise ExportError(f"{name} could be any of {what} in the base model; its names are not known to this exporter")
+            raise ExportError(
+                f"{name} could be any of {what} in the base model; its names are not known to this exporter"
+            )
     return None
 
 

@@ -199,7 +199,7 @@ def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, on_bytes:
     return digest.hexdigest()
 
 
-def _put(chunk: bytes | bytearray | memoryview, file: BinaryIO, digest: "hashlib._Hash") -> None:
+def _put(chunk: bytes | bytearray, file: BinaryIO, digest: "hashlib._Hash") -> None:
     file.write(chunk)
     digest.update(chunk)
 
@@ -216,12 +216,12 @@ def _header(shard: list[TensorPlan]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(plan: MergePlan, tensor: TensorPlan) -> Iterator[bytes | bytearray | memoryview]:
+def _bytes_of(plan: MergePlan, tensor: TensorPlan) -> Iterator[bytes | bytearray]:
     if tensor.is_copy:
         yield from raw_chunks(tensor.source)
         return
     for block in merged_blocks(tensor, plan.round_trip):
-        yield memoryview(block.contiguous().view(torch.uint8).numpy()).cast("B")
+        yield block.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _describe(path: Path, folder: Path, hashes: Mapping[str, str]) -> ExportedFile:

@@ -1,6 +1,6 @@
 """Reads safetensors files by their headers, a block of rows at a time. Used by the merge and the writers.
 
-Format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes (github.com/huggingface/safetensors).
+Format: 8 bytes little-endian header length, a JSON header, the tensors' bytes (github.com/huggingface/safetensors).
 """
 
 import json
@@ -31,7 +31,7 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 MERGEABLE = ("F64", "F32", "F16", "BF16")
 """Types that an update can be added to."""
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 16 * 2**20
 """Size of a block of rows in float32; a handful of them is all the memory that a merge needs."""
 
 _HEADER_LIMIT_BYTES = 100_000_000
@@ -102,7 +102,9 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     if single.is_file():
         return read_header(single)
     if not index.is_file():
-        raise ExportError(f"{folder}: no model.safetensors and no model.safetensors.index.json; only safetensors are read")
+        raise ExportError(
+            f"{folder}: no model.safetensors and no model.safetensors.index.json; only safetensors are read"
+        )
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         file_names = list(dict.fromkeys(weight_map.values()))

@@ -30,7 +30,7 @@ def prefetch(config: RunConfig) -> None:
         print("data   nothing to download")
     if hub_ids or config.model.path is None:
         print(
-            "Copy the hub cache (HF_HOME, by default ~/.cache/huggingface) to the other machine; there add offline=true."
+            "Copy the hub cache (HF_HOME, else ~/.cache/huggingface) to the other machine and add offline=true there."
         )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import AdapterMethod, ExportFormat, RunConfig
+from finetune.config import AdapterMethod, RunConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
+from finetune.errors import ConfigError
 from finetune.evaluation.selection import select_metrics
 from finetune.log import is_main_process
 from finetune.model.adapter import check_adapter_folder
@@ -59,13 +60,20 @@ def check_cheaply(config: RunConfig) -> Rows:
     Raises:
         ConfigError, ModelError, DataError: the user's mistakes, each in one line.
     """
+    check_gpu(config.model)
     check_license(config.model, config.use)
     check_quantizable(config.quantization, config.model.shape, config.model.name)
     if config.adapter.path is not None:
         check_adapter_folder(Path(config.adapter.path))
+    return check_data(config)
+
+
+def check_data(config: RunConfig) -> Rows:
+    """Read the rows and check that they allow what is asked of them."""
+    if not config.data.path:
+        raise ConfigError("data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)")
     splits, ledger = read_splits(config.data, seed=config.seed, offline=config.offline)
     select_metrics(config.evaluation.metrics, splits.test)
-    check_gpu(config.model)
     return Rows(splits, ledger)
 
 
@@ -114,8 +122,8 @@ def tokenize(config: RunConfig, rows: Rows, tokenizer: Any) -> tuple[list[Exampl
     from finetune.data.tokenize import tokenize_split
 
     length = config.training.max_length
-    train = tokenize_split(rows.splits.train, tokenizer, length, rows.ledger, data=config.data)
-    validation = tokenize_split(rows.splits.validation, tokenizer, length, rows.ledger, data=config.data)
+    train = tokenize_split(rows.splits.train, tokenizer, length, rows.ledger)
+    validation = tokenize_split(rows.splits.validation, tokenizer, length, rows.ledger)
     return train, validation
 
 
@@ -125,11 +133,6 @@ def keep_ledger(rows: Rows, folder: RunFolder) -> None:
         for line in rows.ledger.lines():
             logger.info("%s", line)
         write_json(folder.ledger, rows.ledger.to_json())
-
-
-def wants_export(config: RunConfig, name: ExportFormat) -> bool:
-    """Whether the run writes this format."""
-    return name in config.export.formats
 
 
 def base_is_changed(config: RunConfig) -> bool:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 ALLOW_PATTERNS = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab*"]
 IGNORE_PATTERNS = ["*/*", "consolidated*"]
-"""Other formats of the same weights: subfolders (original/, onnx/) and Mistral's own file, which doubles the download."""
+"""Other formats of the same weights: subfolders (original/, onnx/) and Mistral's own file, as large again."""
 BYTES_PER_PARAMETER = 2
 
 
@@ -166,7 +166,7 @@ def _without_tokens(text: str) -> str:
 
 def _not_downloaded(model: ModelConfig, reason: str) -> ModelError:
     return ModelError(
-        f"{model.hub_id} ({model.revision}): {reason}; run `python -m finetune prefetch model={model.name}` on a machine "
-        "with network and copy its hub cache here (HF_HOME, by default ~/.cache/huggingface), or give the model's folder "
-        "with model.path=…"
+        f"{model.hub_id} ({model.revision}): {reason}; run `python -m finetune prefetch …` with the same options on a "
+        "machine with network and copy its hub cache here (HF_HOME, else ~/.cache/huggingface), or give the model's "
+        "folder with model.path=…"
     )

@@ -1,6 +1,7 @@
 """Loads base model and tokenizer from a local folder; called by the jobs after every cheap check has passed."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def load_base(
         ModelError: the weights do not fit the configuration, or need code from outside.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             folder,

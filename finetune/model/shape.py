@@ -35,7 +35,7 @@ OMITTED: dict[str, dict[str, object]] = {
         "vocab_size": 262_208,
         "max_position_embeddings": 131_072,
     },
-    **dict.fromkeys(FALCON_TYPES, {"max_position_embeddings": 2048}),
+    **{kind: {"max_position_embeddings": 2048} for kind in FALCON_TYPES},
 }
 """Defaults of the architecture that published config.json files rely on (gemma-3-4b-it names none of its heads)."""
 TIED_TYPES = (
@@ -161,10 +161,9 @@ def shape_of(config: Mapping[str, object]) -> ShapeConfig:
             raise ModelError(f"config.json: hidden_size {hidden_size} is no multiple of {num_heads} heads")
         head_dim = hidden_size // num_heads
     names = ("moe_intermediate_size", *FEED_FORWARD) if num_experts else FEED_FORWARD
-    if kind in FOUR_TIMES_TYPES:
-        intermediate_size = _find(text, names) or 4 * hidden_size
-    else:
-        intermediate_size = _need(text, names)
+    intermediate_size = _find(text, names)
+    if intermediate_size is None:
+        intermediate_size = 4 * hidden_size if kind in FOUR_TIMES_TYPES else _need(text, names)
     return ShapeConfig(
         num_layers=_need(text, LAYERS),
         hidden_size=hidden_size,

@@ -15,7 +15,7 @@ from trl import SFTConfig
 
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
 from finetune.errors import TrainingError
-from finetune.log import is_main_process, megabytes
+from finetune.log import is_main_process, megabytes, num_processes
 from finetune.model.adapter import (
     adapter_state,
     convert_pissa,
@@ -52,17 +52,22 @@ class Arithmetic:
     warmup_steps: int
 
     @classmethod
-    def of(cls, batches: MicroBatches, capacity: int, training: TrainingConfig, num_processes: int) -> "Arithmetic":
+    def of(
+        cls, batches: MicroBatches, validation: MicroBatches, training: TrainingConfig, *, num_processes: int
+    ) -> "Arithmetic":
         """Derive the course of a run from its micro-batches."""
+        capacity = max(training.micro_batch_tokens, training.max_length)
         accumulation = max(1, round(training.batch_tokens / (capacity * num_processes)))
         per_process = math.ceil(len(batches) / num_processes)
         per_epoch = max(1, math.ceil(per_process / accumulation))
         num_steps = training.max_steps or max(1, math.ceil(training.num_epochs * per_epoch))
-        eval_steps = training.eval_steps or max(1, num_steps // _MEASUREMENTS)
+        tokens_per_step = batches.num_tokens() / per_epoch
+        at_least = math.ceil(validation.num_tokens() / tokens_per_step)  # measuring takes a quarter of the time at most
+        eval_steps = training.eval_steps or max(1, num_steps // _MEASUREMENTS, at_least)
         return cls(
             num_micro_batches=len(batches),
             accumulation=accumulation,
-            tokens_per_step=batches.num_tokens() / per_epoch,
+            tokens_per_step=tokens_per_step,
             num_steps=num_steps,
             eval_steps=eval_steps,
             save_steps=training.save_steps or eval_steps,
@@ -97,7 +102,7 @@ def train_adapter(
     batches = make_micro_batches(train, capacity, packed=is_packed)
     measured = make_micro_batches(_first(validation, training.max_validation_tokens), capacity, packed=is_packed)
     arguments_of = _arguments(training, hardware, folder, seed)
-    arithmetic = Arithmetic.of(batches, capacity, training, arguments_of.world_size)
+    arithmetic = Arithmetic.of(batches, measured, training, num_processes=arguments_of.world_size)
     _apply(arguments_of, arithmetic)
     _announce(model, train, arithmetic, arguments_of.world_size, is_packed)
 
@@ -164,11 +169,10 @@ def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, 
         adam_beta2=training.adam_beta2,
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(training.schedule.name, training.schedule.name),
         optim="adamw_torch_fused" if hardware.is_cuda else "adamw_torch",
-        bf16=hardware.is_cuda and hardware.dtype == torch.bfloat16,
+        bf16=hardware.dtype == torch.bfloat16,
         fp16=hardware.is_cuda and hardware.dtype == torch.float16,
         use_cpu=not hardware.is_cuda,
         gradient_checkpointing=hardware.is_cuda if checkpointing is None else checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
@@ -180,7 +184,7 @@ def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, 
         data_seed=seed,
         dataloader_pin_memory=hardware.is_cuda,
         ddp_find_unused_parameters=False,
-        ddp_backend=None if hardware.is_cuda else "gloo",
+        ddp_backend="gloo" if not hardware.is_cuda and num_processes() > 1 else None,
         remove_unused_columns=False,
         max_length=None,
         packing=False,

@@ -7,7 +7,7 @@ import random
 from code_shapes import Shape, part
 
 EMPTY_NONE = "(None if there are none)"
-EMPTY_TEXT = "(an empty string if there are none)"
+EMPTY_TEXT = "(empty string if there are none)"
 
 
 def reduction(head: str, tail: str = ")") -> str:
@@ -18,9 +18,6 @@ def reduction(head: str, tail: str = ")") -> str:
 def accumulation(result: str, start: str, step: str) -> str:
     """The same as a loop that builds `result`."""
     return f"{result} = {start}\nfor $x in $items:\n    if $filter:\n        {step}\nreturn {result}"
-
-
-PRODUCT_LOOP = accumulation("product", "1", "product *= $transformation")
 
 
 def draw_numbers(rng: random.Random) -> object:
@@ -78,14 +75,14 @@ NUMBERS = Shape(
             part(
                 "product",
                 "the product of $transformation (1 if there are none)",
-                PRODUCT_LOOP,
-                loop=PRODUCT_LOOP,
+                "",
+                loop=accumulation("product", "1", "product *= $transformation"),
                 word="product",
                 kin="fold",
             ),
             part(
                 "count",
-                "the number of $transformation | the count of $transformation",
+                "the count of $transformation",
                 "return sum(1 for $x in $items if $filter)",
                 loop=accumulation("count", "0", "count += 1"),
                 word="count",
@@ -116,7 +113,7 @@ NUMBERS = Shape(
             part("sorted", "a sorted list of $transformation", reduction("sorted("), word="sort", kin="order"),
             part(
                 "descending",
-                "a list of $transformation in descending order",
+                "a list, in descending order, of $transformation",
                 reduction("sorted((", "), reverse=True)"),
                 word="rank",
                 kin="order",
@@ -145,8 +142,12 @@ NUMBERS = Shape(
 )
 
 
-WORDS = ("apple Otto tree 42 Anna IBM bus eye level Kiwi sees NASA glass 7 orange Lens a Ibis noon 1999 Ernst tea USA "
-         "is Oslo deed pens Bob x2 radar Emma keys under").split()  # fmt: skip
+# Some with capitals, digits, vowels in front, an "s" at the end, and palindromes, so that every filter finds some.
+WORDS = (
+    "apple", "Otto", "tree", "42", "Anna", "IBM", "bus", "eye", "level", "Kiwi", "sees", "NASA", "glass", "7",
+    "orange", "Lens", "a", "Ibis", "noon", "1999", "Ernst", "tea", "USA", "is", "Oslo", "deed", "pens", "Bob", "x2",
+    "radar", "Emma", "keys", "under",
+)  # fmt: skip
 
 
 def draw_text(rng: random.Random) -> object:
@@ -162,7 +163,7 @@ WORD_FILTERS = (
     part("from_4", "the $noun with at least four characters", "len($x) >= 4", word="long", kin="length"),
     part("short", "the $noun with at most three characters", "len($x) <= 3", word="short", kin="length"),
     part("vowel", "the $noun that start with a vowel", '$x[0].lower() in "aeiou"', kin="start"),
-    part("capital", "the $noun that start with a capital letter", "$x[0].isupper()", word="capital", kin="start"),
+    part("capital", "the $noun that start with a capital", "$x[0].isupper()", word="capital", kin="start"),
     part("digits", "the $noun that consist of digits", "$x.isdigit()", word="numeric", kin="class"),
     part("capitals", "the $noun written in capitals", "$x.isupper()", word="upper_case", kin="class"),
     part("lower", "the $noun written in lower case", "$x.islower()", word="lower_case", kin="class"),
@@ -192,9 +193,16 @@ TEXT_WORDS = Shape(
         "filter": WORD_FILTERS,
         "transformation": (
             part("same", "$filter", "$x", kind="text"),
-            part("upper", "the upper-case forms of $filter", "$x.upper()", word="upper", kind="text", kin="case"),
-            part("swapped", "the swapped-case forms of $filter", "$x.swapcase()", word="swapped", kind="text", kin="case"),
-            part("reversed", "the reversals of $filter", "$x[::-1]", word="reversed", kind="text"),
+            part("upper", "the upper-case forms of $filter", "$x.upper()", word="upper_words", kind="text", kin="case"),
+            part(
+                "swapped",
+                "the swapped-case forms of $filter",
+                "$x.swapcase()",
+                word="swapped_words",
+                kind="text",
+                kin="case",
+            ),
+            part("reversed", "the reversals of $filter", "$x[::-1]", word="reversed_words", kind="text"),
             part("first", "the first characters of $filter", "$x[0]", word="initials", kind="text", kin="end"),
             part("last", "the last characters of $filter", "$x[-1]", word="endings", kind="text", kin="end"),
             part("lengths", "the lengths of $filter", "len($x)", word="lengths", kind="number"),
@@ -227,13 +235,40 @@ TEXT_WORDS = Shape(
                 kind="text",
                 kin="join",
             ),
-            part("first", f"the first of $transformation {EMPTY_TEXT}", reduction("next((", '), "")'), word="first", kind="text", kin="pick"),
-            part("longest", f"the longest of $transformation {EMPTY_TEXT}", reduction("max((", '), key=len, default="")'), word="longest", kind="text", kin="pick"),
+            part(
+                "first",
+                f"the first of $transformation {EMPTY_TEXT}",
+                reduction("next((", '), "")'),
+                word="first",
+                kind="text",
+                kin="pick",
+            ),
+            part(
+                "longest",
+                f"the longest of $transformation {EMPTY_TEXT}",
+                reduction("max((", '), key=len, default="")'),
+                word="longest",
+                kind="text",
+                kin="pick",
+            ),
             part("sum", "the sum of $transformation", reduction("sum("), word="total", kind="number", kin="fold"),
-            part("largest", "the largest of $transformation (0 if there are none)", reduction("max((", "), default=0)"), word="largest", kind="number", kin="fold"),
+            part(
+                "largest",
+                "the largest of $transformation (0 if there are none)",
+                reduction("max((", "), default=0)"),
+                word="largest",
+                kind="number",
+                kin="fold",
+            ),
             part("list", "a list of $transformation", reduction("[", "]"), word="collect", kin="collection"),
             part("sorted", "a sorted list of $transformation", reduction("sorted("), word="sort", kin="order"),
-            part("backwards", "a list of $transformation in reverse order", reduction("[", "][::-1]"), word="reverse", kin="order"),
+            part(
+                "backwards",
+                "a list, in reverse order, of $transformation",
+                reduction("[", "][::-1]"),
+                word="reverse",
+                kin="order",
+            ),
             part("set", "the set of $transformation", reduction("{", "}"), word="distinct", kin="collection"),
         ),
     },
@@ -251,36 +286,85 @@ CHARACTERS = Shape(
     family="string_function",
     slots={
         "filter": (
-            part("vowels", "the vowels in `$items`", '$x.lower() in "aeiou"', word="vowel", kin="letter"),
-            part("letters", "the letters in `$items`", "$x.isalpha()", word="letter", kin="letter"),
-            part("digits", "the digits in `$items`", "$x.isdigit()", word="digit", kin="class"),
-            part("capitals", "the capital letters in `$items`", "$x.isupper()", word="capital", kin="case"),
+            part("vowels", "the vowels in `$items`", '$x.lower() in "aeiou"', word="vowels", kin="letter"),
+            part("letters", "the letters in `$items`", "$x.isalpha()", word="letters", kin="letter"),
+            part("digits", "the digits in `$items`", "$x.isdigit()", word="digits", kin="class"),
+            part("capitals", "the capital letters in `$items`", "$x.isupper()", word="capitals", kin="case"),
             part("lower", "the lower-case letters in `$items`", "$x.islower()", kin="case"),
             part("alphanumeric", "the letters and digits in `$items`", "$x.isalnum()", kin="class"),
             part("no_spaces", "the characters in `$items` other than spaces", '$x != " "', kin="class"),
-            part("symbols", "the characters in `$items` that are neither letters nor digits", "not $x.isalnum()", kin="class"),
+            part(
+                "symbols",
+                "the characters in `$items` that are neither letters nor digits",
+                "not $x.isalnum()",
+                kin="class",
+            ),
         ),
         "transformation": (
-            part("same", "$filter", "$x"),
-            part("upper", "the upper-case forms of $filter", "$x.upper()", word="upper", kin="case"),
-            part("swapped", "the swapped-case forms of $filter", "$x.swapcase()", word="swapped", kin="case"),
-            part("doubled", "$filter, each written twice,", "$x * 2", word="doubled"),
+            part("same", "$filter", "$x", kind="text"),
+            part("upper", "the upper-case forms of $filter", "$x.upper()", word="upper", kind="text", kin="case"),
+            part(
+                "swapped", "the swapped-case forms of $filter", "$x.swapcase()", word="swapped", kind="text", kin="case"
+            ),
+            part("doubled", "the doubled forms of $filter", "$x * 2", word="doubled", kind="text"),
             part("code_points", "the code points of $filter", "ord($x)", word="code_points", kind="number"),
         ),
         "operation": (
-            part("string", "a string of $transformation | $transformation as one string", reduction('"".join('), word="keep", kind="text", kin="join"),
-            part("hyphens", "$transformation joined by hyphens", reduction('"-".join('), word="join", kind="text", kin="join"),
-            part("backwards", "a string of $transformation in reverse order", reduction('"".join(', ")[::-1]"), word="reverse", kind="text", kin="join"),
-            part("first", f"the first of $transformation {EMPTY_NONE}", reduction("next((", "), None)"), word="first", kin="pick"),
-            part("largest", f"the largest of $transformation {EMPTY_NONE}", reduction("max((", "), default=None)"), word="largest", kind="number", kin="pick"),
+            part(
+                "string",
+                "a string of $transformation | $transformation as one string",
+                reduction('"".join('),
+                word="keep",
+                kind="text",
+                kin="join",
+            ),
+            part(
+                "hyphens",
+                "$transformation, joined by hyphens",
+                reduction('"-".join('),
+                word="join",
+                kind="text",
+                kin="join",
+            ),
+            part(
+                "backwards",
+                "a string, in reverse order, of $transformation",
+                reduction('"".join(', ")[::-1]"),
+                word="reverse",
+                kind="text",
+                kin="join",
+            ),
+            part(
+                "first",
+                f"the first of $transformation {EMPTY_NONE}",
+                reduction("next((", "), None)"),
+                word="first",
+                kin="pick",
+            ),
+            part(
+                "largest",
+                f"the largest of $transformation {EMPTY_NONE}",
+                reduction("max((", "), default=None)"),
+                word="largest",
+                kind="number",
+                kin="pick",
+            ),
             part("sum", "the sum of $transformation", reduction("sum("), word="total", kind="number", kin="fold"),
             part("list", "a list of $transformation", reduction("[", "]"), word="collect", kin="collection"),
             part("sorted", "a sorted list of $transformation", reduction("sorted("), word="sort", kin="order"),
             part("set", "the set of $transformation", reduction("{", "}"), word="distinct", kin="collection"),
-            part("num_distinct", "how many different values there are among $transformation", reduction("len({", "})"), word="count_distinct", kin="collection"),
+            part(
+                "num_distinct",
+                "how many different values there are among $transformation",
+                reduction("len({", "})"),
+                word="count_distinct",
+                kin="collection",
+            ),
         ),
     },
-    signatures=tuple({"parameter": name, "items": name, "x": x} for name, x in (("text", "c"), ("line", "char"), ("code", "c"))),
+    signatures=tuple(
+        {"parameter": name, "items": name, "x": x} for name, x in (("text", "c"), ("line", "char"), ("code", "c"))
+    ),
     name="$operation $transformation $filter $noun",
     noun="characters",
     noun_slot="filter",

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from string import Template
 from textwrap import indent
@@ -23,6 +24,7 @@ class Part:
     key: str
     phrases: tuple[str, ...]
     code: str
+    """Empty where only the second layout is natural."""
     loop: str = ""
     """The same in the shape's second layout (an explicit loop, or two steps); empty where it has none."""
     word: str = ""
@@ -30,7 +32,7 @@ class Part:
     kind: str = ""
     """"number" or "text" where it makes or takes only those; parts of two kinds do not combine."""
     kin: str = ""
-    """Parts of one kin are easily mistaken for each other (`>` and `>=`, even and odd) and make the nearer distractors."""
+    """Parts of one kin are easily mistaken for each other (`>` and `>=`, even and odd): the nearer distractors."""
     variable: str = ""
     """Sets $x for the other parts, where the loop variable depends on what is looped over."""
 
@@ -77,22 +79,27 @@ class Shape:
 
     def function(self, combination: Combination, words: dict[str, str], name: str, loop: bool = False) -> str:
         """The function's text, without a newline at the end."""
-        texts = words | {"x": part.variable for part in combination if part.variable}
+        variables = [part.variable for part in combination if part.variable]
+        texts = words | ({"x": variables[0]} if variables else {})
         for slot, part in zip(self.slots, combination, strict=True):
             texts[slot] = Template((loop and part.loop) or part.code).substitute(texts)
         return f"def {name}({words['parameter']}):\n" + indent(texts[slot], "    ")
 
-    def has_loop(self, combination: Combination) -> bool:
-        return bool(combination[-1].loop)
+    def layouts(self, combinations: Iterable[Combination]) -> list[bool]:
+        """The values of `function`'s argument `loop` that suit all of the combinations."""
+        last = [combination[-1] for combination in combinations]
+        return [loop for loop in (False, True) if all(part.loop if loop else part.code for part in last)]
 
     def function_name(self, combination: Combination, mentioned: set[str]) -> str:
         """A natural name that tells only the `mentioned` slots."""
         texts = {
-            slot: part.word if slot in mentioned else ""
-            for slot, part in zip(self.slots, combination, strict=True)
+            slot: part.word if slot in mentioned else "" for slot, part in zip(self.slots, combination, strict=True)
         }
         texts["noun"] = "" if texts.get(self.noun_slot) else self.noun
-        return "_".join(Template(self.name).substitute(texts).split())
+        spoken = Template(self.name).substitute(texts).split()
+        name = "_".join(spoken if len(spoken) > 1 else ["find", *spoken])
+        assert name.isidentifier() and not hasattr(builtins, name), name
+        return name
 
 
 def part(key: str, phrases: str, code: str, **rest: str) -> Part:

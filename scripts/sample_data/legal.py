@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from legal_clauses_answers import LAW_QUESTIONS, NOTICE_QUESTIONS
 from legal_clauses_risk import CONFIDENTIALITY, FORCE_MAJEURE, INDEMNIFICATION, LIMITATION_OF_LIABILITY
 from legal_clauses_terms import ASSIGNMENT, GOVERNING_LAW, NON_COMPETE, TERMINATION_FOR_CONVENIENCE
-from legal_text import POOLS, Pool, common_fillings, write_number
+from legal_text import POOLS, Pool, common_fillings, fill, write_number
 
 Row = dict[str, object]
 Draw = Callable[[str, Pool, random.Random], tuple[str, str, list[str]]]
@@ -116,7 +116,7 @@ def draw_clause(template: str, pool: Pool, rng: random.Random) -> tuple[str, str
     kinds = [
         name for name, texts in CLAUSE_TYPES.items() if any(template in block for block in texts.by_split.values())
     ]
-    return template.format_map(common_fillings(pool, rng)), kinds[0], list(CLAUSE_TYPES)
+    return fill(template, common_fillings(pool, rng)), kinds[0], list(CLAUSE_TYPES)
 
 
 def law_drawer(answers: Iterator[int]) -> Draw:
@@ -131,7 +131,7 @@ def law_drawer(answers: Iterator[int]) -> Draw:
             "other_seat": others[0].seat,
             "third_seat": others[1].seat,
         }
-        return template.format_map(fillings), law.name, [law.name, *(place.name for place in others)]
+        return fill(template, fillings), law.name, [law.name, *(place.name for place in others)]
 
     return draw
 
@@ -147,7 +147,7 @@ def notice_drawer(answers: Iterator[int]) -> Draw:
             "days": write_number(days, in_words),
             "other_days": write_number(others[0], in_words),
         }
-        return template.format_map(fillings), f"{days} days", [f"{number} days" for number in (days, *others)]
+        return fill(template, fillings), f"{days} days", [f"{number} days" for number in (days, *others)]
 
     return draw
 

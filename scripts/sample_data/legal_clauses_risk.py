@@ -129,8 +129,8 @@ after delivery of the Goods.
 {a} shall be responsible for, and shall indemnify {b} and keep it indemnified against, all third-party claims,
 proceedings and costs to which {b} may become subject owing to the acts or omissions of {a}.
 
-Should any person bring an action alleging that the Goods violate its intellectual property rights, {a} shall defend
-{b} and satisfy any resulting judgment or settlement.
+Should any person sue {b} on the ground that the Goods violate that person's intellectual property rights, {a} shall
+defend {b} and satisfy any resulting judgment or settlement.
 
 Carrier shall defend, hold harmless and indemnify {a} from losses arising out of the death of or injury to any person
 in connection with the transportation services.

@@ -6,6 +6,7 @@ Party names, jurisdictions, amounts and dates are split before anything is fille
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -175,3 +176,9 @@ def common_fillings(pool: Pool, rng: random.Random) -> dict[str, str]:
         "amount": rng.choice(pool.amounts),
         "date": f"{rng.choice(MONTHS)} {rng.randint(1, 28)}, {rng.choice(pool.years)}",
     }
+
+
+def fill(template: str, fillings: dict[str, str]) -> str:
+    """The clause; names are written in capitals where the whole clause is, as conspicuous clauses are in contracts."""
+    text = template.format_map(fillings)
+    return text.upper() if re.sub(r"{\w+}", "", template).isupper() else text

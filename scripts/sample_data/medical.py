@@ -7,6 +7,7 @@ presentations and wordings by hand (medical_labs.py, medical_vignettes*.py), dru
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 
 import medical_drugs
@@ -138,7 +139,7 @@ def make_lab_rows(split: str, rng: random.Random) -> list[Row]:
         for reading in READINGS:
             for value in draw_values(test, reading, VALUES_PER_READING[split], rng):
                 question = ask_reading(next(wordings), test, value)
-                group = f"lab-{test.name.lower().replace(' ', '-')}"
+                group = "lab-" + re.sub(r"[^a-z0-9]+", "-", test.name.lower()).strip("-")
                 rows.append(make_row("reference_range", question, READINGS, reading, group, rng))
     return rows
 
@@ -187,7 +188,12 @@ def draw_vignettes(presentation: str, num_vignettes: int, rng: random.Random) ->
     patient = medical_vignettes.PATIENTS[kind]
     ages = rng.sample(range(patient.ages[0], patient.ages[1] + 1), num_vignettes)
     wordings = cycle_shuffled(patient.wording, rng)
-    return [f"{next(wordings).format(age=age)} {predicate}" for age in ages]
+    return [f"{article(age)} {next(wordings).format(age=age)} {predicate}" for age in ages]
+
+
+def article(age: int) -> str:
+    """`An` before eight, eleven, eighteen and the eighties."""
+    return "An" if age in (8, 11, 18) or 80 <= age <= 89 else "A"
 
 
 CARD = """
@@ -198,7 +204,7 @@ Short questions with one right answer each, for trying out and testing fine-tuni
 
 - Source: written by hand for this project; no patient data, nothing copied from another data set.
 - Licence: Apache-2.0, like the rest of the repository.
-- Language: English, American spelling and units.
+- Language: English, American spelling; conventional units.
 
 ## Tasks
 

@@ -9,23 +9,23 @@ from typing import NamedTuple
 
 
 class Patient(NamedTuple):
-    """A kind of patient: how it is named, and the ages it may have."""
+    """A kind of patient: how it is named after "A" or "An", and the ages it may have."""
 
     wording: tuple[str, ...]
     ages: tuple[int, int]
 
 
 PATIENTS: dict[str, Patient] = {
-    "adult": Patient(("A {age}-year-old man", "A {age}-year-old woman"), (30, 64)),
-    "older": Patient(("A {age}-year-old man", "A {age}-year-old woman"), (66, 88)),
-    "young": Patient(("A {age}-year-old man", "A {age}-year-old woman"), (19, 29)),
-    "man": Patient(("A {age}-year-old man",), (22, 60)),
-    "woman": Patient(("A {age}-year-old woman",), (25, 40)),
-    "midlife": Patient(("A {age}-year-old woman",), (50, 69)),
-    "pregnant": Patient(("A pregnant {age}-year-old woman",), (21, 39)),
-    "boy": Patient(("A {age}-year-old boy",), (12, 17)),
-    "child": Patient(("A {age}-year-old boy", "A {age}-year-old girl"), (4, 11)),
-    "baby": Patient(("A {age}-month-old baby",), (5, 11)),
+    "adult": Patient(("{age}-year-old man", "{age}-year-old woman"), (30, 64)),
+    "older": Patient(("{age}-year-old man", "{age}-year-old woman"), (66, 88)),
+    "young": Patient(("{age}-year-old man", "{age}-year-old woman"), (19, 29)),
+    "man": Patient(("{age}-year-old man",), (22, 60)),
+    "woman": Patient(("{age}-year-old woman",), (25, 40)),
+    "midlife": Patient(("{age}-year-old woman",), (50, 69)),
+    "pregnant": Patient(("{age}-year-old pregnant woman",), (21, 39)),
+    "boy": Patient(("{age}-year-old boy",), (12, 17)),
+    "child": Patient(("{age}-year-old boy", "{age}-year-old girl"), (4, 11)),
+    "baby": Patient(("{age}-month-old baby",), (5, 11)),
 }
 
 QUESTIONS: dict[str, tuple[str, ...]] = {

@@ -46,6 +46,7 @@ def test_a_single_item():
     mean = statistics.estimate(scores([0.7]))
     assert mean.low == mean.value == mean.high == 0.7
     assert compare([0], [1]).verdict == "not_enough_data"
+    assert compare([0.70], [0.71]).verdict == "not_enough_data"  # within the margin, but with no spread to see
     assert compare([0.7], [0.1], higher_is_better=False).verdict == "not_enough_data"
 
 

@@ -1,0 +1,178 @@
+"""Token ids and loss masks of whole conversations, one tokenisation each. Used by tokenize.py and preview.py.
+
+Offsets are half-open character ranges of the text that was tokenised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.data.align import has_gaps, realign
+from finetune.data.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
+from finetune.data.spans import Span, mask_of, text_ends
+from finetune.errors import ModelError
+from finetune.records import Conversation, Example, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A conversation in tokens, whatever its length. `chat` is None for plain text."""
+
+    conversation: Conversation
+    text: str
+    input_ids: list[int]
+    offsets: list[Span]
+    loss_mask: list[bool]
+    chat: RenderedChat | None
+
+
+def tokenize_conversation(conversation: Conversation, tokenizer: Any, *, last_turn_only: bool = False) -> Example:
+    """Tokenise a conversation, however long, and mark the tokens that carry loss.
+
+    Chat: the assistant's turns with their end-of-turn tokens, or the last one only; special tokens come from the
+    template alone. Plain text: every token, an EOS token put at the end; BOS as the tokenizer adds it. The very first
+    token carries no loss, since nothing comes before it.
+
+    Raises:
+        ModelError: the tokenizer is not a fast one or has no template, or the template leaves a message out.
+        RenderProblem: the template refuses the messages.
+    """
+    encoded = encode([conversation], tokenizer, last_turn_only=last_turn_only)[0]
+    return to_example(encoded, len(encoded.input_ids))
+
+
+def render_prompt_ids(messages: Sequence[Message], tools: str | None, tokenizer: Any) -> list[int]:
+    """Token ids of the messages and the opening of the assistant's answer.
+
+    A prefix of the ids of the whole conversation, where template and tokenizer allow: no token may span the opening
+    and the answer (with the templates of this package none does, unless the answer begins with white space).
+    """
+    text = render_text(messages, tools, template_of(tokenizer), add_generation_prompt=True)
+    return encode_texts([text], tokenizer, add_special_tokens=False)[0][0]
+
+
+def encode(
+    conversations: Sequence[Conversation],
+    tokenizer: Any,
+    *,
+    last_turn_only: bool = False,
+    chats: Sequence[RenderedChat | None] | None = None,
+) -> list[Encoded]:
+    """Tokenise conversations together; `chats` are their rendered texts, where the caller has them."""
+    if chats is None:
+        chats = render_all(conversations, tokenizer, last_turn_only=last_turn_only)
+    texts = [chat.text if chat else str(row.text) for row, chat in zip(conversations, chats, strict=True)]
+    found: dict[int, tuple[list[int], list[Span]]] = {}
+    for is_chat in (True, False):
+        numbers = [number for number, chat in enumerate(chats) if (chat is not None) == is_chat]
+        encodings = encode_texts([texts[number] for number in numbers], tokenizer, add_special_tokens=not is_chat)
+        found |= dict(zip(numbers, encodings, strict=True))
+    result: list[Encoded] = []
+    for number, (row, chat) in enumerate(zip(conversations, chats, strict=True)):
+        ids, offsets = found[number]
+        if chat is None:
+            _trim_ends(ids, offsets, len(texts[number]), tokenizer)
+            mask = [True] * len(ids)
+        else:
+            mask = mask_of(offsets, chat.answers)
+        mask[:1] = [False] * len(mask[:1])
+        result.append(Encoded(row, texts[number], ids, offsets, mask, chat))
+    return result
+
+
+def render_all(
+    conversations: Sequence[Conversation], tokenizer: Any, *, last_turn_only: bool = False
+) -> list[RenderedChat | None]:
+    """Render the chats among the conversations; None for a plain text.
+
+    Raises:
+        ModelError, RenderProblem: see `render_chat`; the message names the row.
+    """
+    template: Template | None = None
+    rendered: list[RenderedChat | None] = []
+    for row in conversations:
+        if row.text is not None:
+            rendered.append(None)
+            continue
+        template = template or template_of(tokenizer)
+        try:
+            rendered.append(render_chat(row.messages, row.tools, template, last_turn_only=last_turn_only))
+        except (ModelError, RenderProblem) as problem:
+            raise type(problem)(f"{row.source}: {problem}") from problem
+    return rendered
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Any, *, add_special_tokens: bool
+) -> list[tuple[list[int], list[Span]]]:
+    """Tokenise texts with offsets.
+
+    Raises:
+        ModelError: the tokenizer cannot tell offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"the tokenizer ({type(tokenizer).__name__}) gives no character offsets, which the loss mask needs. Use a "
+            "model folder with a tokenizer.json, or write one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    result: list[tuple[list[int], list[Span]]] = []
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        pair = realign(text, tokenizer, add_special_tokens=add_special_tokens) if has_gaps(offsets, len(text)) else None
+        result.append(pair or (list(ids), list(offsets)))
+    return result
+
+
+def _trim_ends(ids: list[int], offsets: list[Span], length: int, tokenizer: Any) -> None:
+    """Keep one BOS where text and tokenizer both write it, and put one EOS at the end. Changes both lists."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        del ids[0], offsets[0]
+    if eos is not None and (not ids or ids[-1] != eos):
+        ids.append(eos)
+        offsets.append((length, length))
+
+
+def to_example(encoded: Encoded, num_tokens: int) -> Example:
+    """Make the first `num_tokens` tokens an `Example`, its supervised bytes counted up to there."""
+    return Example(
+        item_id=encoded.conversation.item_id,
+        input_ids=encoded.input_ids[:num_tokens],
+        loss_mask=encoded.loss_mask[:num_tokens],
+        num_supervised_bytes=_supervised_bytes(encoded, num_tokens),
+    )
+
+
+def _supervised_bytes(encoded: Encoded, num_tokens: int) -> int:
+    """UTF-8 bytes of the text whose tokens carry loss: the assistant's contents and calls, or the plain text."""
+    if num_tokens == 0:
+        return 0
+    if encoded.chat is None:
+        ends = text_ends(encoded.offsets)
+        return len(encoded.text[ends[0] : ends[num_tokens - 1]].encode())
+    cut = encoded.offsets[num_tokens - 1][1]
+    total = 0
+    for message, place in zip(encoded.conversation.messages, encoded.chat.contents, strict=True):
+        if message.role != "assistant" or not _in_spans(place, encoded.chat.answers, message, encoded):
+            continue
+        if place is not None:
+            total += len(encoded.text[place[0] : max(place[0], min(place[1], cut))].encode())
+        if message.tool_calls and num_tokens == len(encoded.input_ids):
+            total += len(message.tool_calls.encode())
+    return total
+
+
+def _in_spans(place: Span | None, spans: Sequence[Span], message: Message, encoded: Encoded) -> bool:
+    """Whether a turn carries loss; one without content does if it is the last, or if all turns do."""
+    if place is not None:
+        return any(start < place[1] and place[0] < end for start, end in spans)
+    num_turns = sum(turn.role == "assistant" for turn in encoded.conversation.messages)
+    return message is encoded.conversation.messages[-1] or len(spans) >= num_turns

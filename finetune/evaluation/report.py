@@ -1,0 +1,115 @@
+"""The report page and the model card of a run, from the run folder's files alone; the run and report jobs write them.
+
+Whatever text comes from data, configuration or file names is escaped; the page loads nothing.
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from finetune.evaluation import report_facts as facts
+from finetune.evaluation import report_figures as figures
+from finetune.evaluation import wording
+from finetune.evaluation.run_record import RunRecord, read_run
+
+
+def build_report(run_dir: Path) -> str:
+    """Render `report.html`: one self-contained page; any file of the run folder may be missing."""
+    record = read_run(run_dir)
+    return _render(
+        "report_page.html",
+        record,
+        autoescape=True,
+        verdict_names=wording.VERDICT_NAMES,
+        verified=bool(record.verification) and all(map(facts.passed, record.verification.values())),
+        subtitle=_subtitle(record),
+        estimate_charts=figures.estimate_charts(record),
+        difference_charts=figures.difference_charts(record),
+        loss_charts=figures.loss_charts(record),
+        flips=facts.flips(record),
+        rejected=facts.counted(record.ledger.get("rejected")),
+        pii=facts.counted(record.ledger.get("pii")),
+        verification=facts.verification_rows(record.verification),
+        sections=_sections(record),
+        versions=list(facts.flat("", record.versions)),
+    )
+
+
+def build_model_card(run_dir: Path) -> str:
+    """Render the run's `README.md`: a model card in Markdown with the metadata that model hubs read."""
+    record = read_run(run_dir)
+    base = facts.get(record.config, "model", "path") or facts.get(record.config, "model", "hub_id")
+    has_tokenizer = (run_dir / "adapter" / "tokenizer_config.json").is_file()
+    metadata = {
+        "license": str(facts.get(record.config, "model", "license") or "unknown").lower(),
+        "base_model": facts.get(record.config, "model", "hub_id") or facts.get(record.config, "model", "name"),
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "finetune"],
+    }
+    return _render(
+        "model_card.md",
+        record,
+        autoescape=False,
+        metadata=yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip(),
+        load_from=json.dumps(base),
+        tokenizer_from=json.dumps("adapter" if has_tokenizer else base),
+        packages=list(facts.flat("", facts.get(record.versions, "packages") or {})),
+    )
+
+
+def _render(template: str, record: RunRecord, *, autoescape: bool, **context: object) -> str:
+    return (
+        _environment(autoescape)
+        .get_template(template)
+        .render(
+            record=record,
+            config=record.config,
+            explanation=wording.explain(record.result),
+            verification_sentence=wording.explain_verification(record.verification),
+            method=facts.method(record.config),
+            results=facts.result_rows(record),
+            contestants=facts.contestants(record),
+            training=facts.training_facts(record),
+            ledger=facts.ledger_facts(record.ledger),
+            **context,
+        )
+    )
+
+
+@functools.cache
+def _environment(autoescape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=autoescape,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _markdown_cell
+    return environment
+
+
+def _markdown_cell(value: object) -> str:
+    """Keep a value on one line, with no markup of its own; what is missing is unknown."""
+    if value is None or isinstance(value, jinja2.Undefined):
+        return "unknown"
+    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", " ".join(str(value).split()))
+
+
+def _subtitle(record: RunRecord) -> str:
+    recipe, base = record.config.get("recipe"), facts.get(record.config, "model", "name")
+    parts = [f"recipe {recipe}" if recipe else "", f"base model {base}" if base else "", facts.method(record.config)]
+    return " · ".join(part for part in parts if part)
+
+
+def _sections(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The configuration by section; single values stand under `run`."""
+    single = {key: value for key, value in record.config.items() if not isinstance(value, dict)}
+    nested = {key: value for key, value in record.config.items() if isinstance(value, dict)}
+    return [(name, list(facts.flat("", values))) for name, values in ({"run": single} | nested).items() if values]

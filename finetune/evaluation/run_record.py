@@ -1,0 +1,76 @@
+"""What a run folder says, read leniently: a missing or damaged file empties its part; the report is made of this."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.errors import DataError
+from finetune.evaluation.summary import read_items, summary_from_json
+from finetune.records import EvaluationResult, ItemScore
+from finetune.run import RunFolder, read_json
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """The contents of the contract's files; empty where a file is missing or damaged."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    ledger: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    result: EvaluationResult | None = None
+    items: list[ItemScore] = field(default_factory=list)
+    verification: dict[str, Any] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+    """Files that are there and cannot be read."""
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """Read a run folder."""
+    folder = RunFolder(run_dir)
+    record = RunRecord(name=run_dir.absolute().name)
+
+    def load(path: Path, read: Callable[[Path], Any], kind: type, default: Any) -> Any:
+        if not path.is_file():
+            return default
+        try:
+            found = read(path)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, yaml.YAMLError, DataError):
+            found = None
+        if not isinstance(found, kind):
+            record.damaged.append(str(path.relative_to(run_dir)))
+            return default
+        return found
+
+    record.config = load(folder.config, _read_yaml, dict, {})
+    record.versions = load(folder.versions, read_json, dict, {})
+    record.ledger = load(folder.ledger, read_json, dict, {})
+    record.steps = load(folder.metrics, _read_lines, list, [])
+    record.result = load(folder.summary, lambda path: summary_from_json(read_json(path)), EvaluationResult, None)
+    record.items = load(folder.items, read_items, list, [])
+    record.verification = load(folder.verification, read_json, dict, {})
+    return record
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number < len(lines):  # a stopped run may leave half a last line
+                raise
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

@@ -1,0 +1,151 @@
+"""The verdict in plain sentences for people who do not read statistics; the report, the card and the jobs use it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.evaluation.summary import BASE, MAJORITY, TUNED, items_needed
+from finetune.records import Estimate, EvaluationResult, MetricResult
+
+METRIC_NAMES = {
+    "choice_accuracy": ("Right choice", "share of questions whose right answer the model finds most probable"),
+    "exact_match": ("Exact answer", "share of questions that the model answers word for word as expected"),
+    "bits_per_byte": (
+        "Bits per byte",
+        "how many bits the model needs to predict a byte of unseen text; lower is better",
+    ),
+}
+"""Name for people, and what it means."""
+
+VERDICT_NAMES = {
+    "better": "Better",
+    "worse": "Worse",
+    "equivalent": "No difference",
+    "not_enough_data": "Not enough data",
+    "unknown": "Not evaluated",
+}
+
+_HEADLINES = {
+    "better": "Tuning helped: {scores}.",
+    "worse": "Tuning did harm: {scores}.",
+    "equivalent": "Tuning made no practical difference: {scores}.",
+    "not_enough_data": "This test is too small to tell whether tuning helped: {scores}; "
+    "a difference of this size could be chance.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """The verdict of the main metric: its code, one sentence that says it, and sentences that qualify it."""
+
+    verdict: str
+    headline: str
+    remarks: tuple[str, ...]
+
+
+def explain(result: EvaluationResult | None) -> Explanation:
+    """Say what the evaluation found, in one sentence and a few remarks."""
+    metric = None if result is None else result.metrics.get(result.main_metric)
+    if result is None or metric is None or metric.comparison is None:
+        return Explanation(
+            verdict="unknown",
+            headline="Whether tuning helped is not known: base and tuned model have not been compared.",
+            remarks=(),
+        )
+    comparison = metric.comparison
+    headline = _HEADLINES[comparison.verdict].format(scores=_scores(result.main_metric, metric))
+    remarks = [*_range(result.main_metric, metric), *_majority(metric), *_contradictions(result)]
+    return Explanation(verdict=comparison.verdict, headline=headline, remarks=tuple(remarks))
+
+
+def explain_verification(verification: Mapping[str, Any]) -> str:
+    """Say in one sentence whether the exported files are the model that was evaluated."""
+    if not verification:
+        return "No exported file has been verified."
+    failed = [name for name, found in verification.items() if not (isinstance(found, Mapping) and found.get("passed"))]
+    if failed:
+        return (
+            f"Do not use the exported files ({', '.join(failed)}): they do not behave like the model that was trained."
+        )
+    return (
+        f"The exported files ({', '.join(verification)}) were loaded again and behave like the model that was trained."
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share in whole per cent, but never round to 0 % or 100 % what is neither."""
+    if 0 < share < 0.005 or 0.995 <= share < 1:
+        return f"{100 * share:.1f} %"
+    return f"{math.floor(100 * share + 0.5)} %"
+
+
+def format_value(metric: str, value: float, *, signed: bool = False) -> str:
+    """Write a metric's value: shares in per cent (differences in points), bits with three decimals."""
+    sign = "+" if signed and value >= 0 else "−" if value < 0 else ""
+    if metric == "bits_per_byte":
+        return f"{sign}{abs(value):.3f}"
+    return f"{sign}{100 * abs(value):.1f}" + (" points" if signed else " %")
+
+
+def format_interval(metric: str, low: float, high: float, *, signed: bool = False) -> str:
+    """Write an interval, such as `64.1 to 77.0`; a single cluster of items has none."""
+    if low == high and not signed:
+        return "no interval"
+    ends = (format_value(metric, end, signed=signed) for end in (low, high))
+    return " to ".join(end.removesuffix(" %").removesuffix(" points") for end in ends)
+
+
+def _scores(name: str, metric: MetricResult) -> str:
+    base, tuned = metric.estimates[BASE], metric.estimates[TUNED]
+    if name == "choice_accuracy":
+        what = "picks the right answer to"
+    elif name == "exact_match":
+        what = "gives exactly the expected answer to"
+    else:
+        change = (tuned.value - base.value) / base.value if base.value else 0.0
+        word = "fewer" if change <= 0 else "more"
+        return (
+            f"the tuned model needs {tuned.value:.3f} bits to predict a byte of {_count(tuned, 'unseen text')}, "
+            f"the base model {base.value:.3f} ({percent(abs(change))} {word}; less is better)"
+        )
+    return (
+        f"the tuned model {what} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
+        f"the base model to {percent(base.value)}"
+    )
+
+
+def _count(estimate: Estimate, noun: str) -> str:
+    return f"{estimate.n} {noun}{'' if estimate.n == 1 else 's'}"
+
+
+def _range(name: str, metric: MetricResult) -> list[str]:
+    comparison = metric.comparison
+    if comparison is None:
+        return []
+    unit = " bits per byte" if name == "bits_per_byte" else ""
+    difference = format_value(name, comparison.difference, signed=True).replace("points", "percentage points")
+    interval = format_interval(name, comparison.low, comparison.high, signed=True).replace(" to ", " and ")
+    remarks = [f"The difference is {difference}{unit}; with 95 % confidence it lies between {interval}."]
+    needed = items_needed(metric.estimates[TUNED].n, comparison)
+    if comparison.verdict == "not_enough_data" and needed:
+        remarks.append(f"About {needed:,} test items would show a difference of this size.")
+    return remarks
+
+
+def _majority(metric: MetricResult) -> list[str]:
+    majority = metric.estimates.get(MAJORITY)
+    if majority is None:
+        return []
+    share = f"Always giving the most frequent answer would be right in {percent(majority.value)}"
+    if metric.estimates[TUNED].low <= majority.value:
+        return [f"{share}: that the tuned model has learnt more than this is not shown."]
+    return [f"{share}."]
+
+
+def _contradictions(result: EvaluationResult) -> list[str]:
+    return [
+        f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, however, it became worse."
+        for name, metric in result.metrics.items()
+        if name != result.main_metric and metric.comparison is not None and metric.comparison.verdict == "worse"
+    ]

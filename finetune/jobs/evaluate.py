@@ -1,0 +1,54 @@
+"""Compares base and tuned model on held-out rows: `python -m finetune evaluate recipe=…`; a part of a run."""
+
+import logging
+
+from finetune.config import RunConfig
+from finetune.jobs import report, steps
+from finetune.records import EvaluationResult
+from finetune.run import RunFolder, existing_folder, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: RunConfig) -> EvaluationResult:
+    """Evaluate the adapter of a finished training again, with the present evaluation options.
+
+    Raises:
+        RunExists: there is no finished training of this configuration in the run folder.
+    """
+    rows = steps.check_cheaply(config)
+    folder = existing_folder(config)
+    result = measure(config, rows, steps.load_tuned(config, folder), folder)
+    report.report_part(folder)
+    return result
+
+
+def evaluate_part(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> EvaluationResult:
+    """Measure, or read what was measured before (`resume=true`)."""
+    from finetune.evaluation.summary import summary_from_json
+
+    if folder.summary.is_file():
+        logger.info("evaluate: already done; see %s", folder.summary)
+        return summary_from_json(read_json(folder.summary))
+    return measure(config, rows, tuned, folder)
+
+
+def measure(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> EvaluationResult:
+    """Score base and tuned on the test rows, write the item table and the summary made from it."""
+    from finetune.evaluation.evaluate import evaluate as compare_models
+    from finetune.evaluation.summary import result_lines, summary_to_json, write_items
+
+    items, result = compare_models(
+        {"base": tuned.base, "tuned": tuned.tuned},
+        tuned.tokenizer,
+        rows.splits.test,
+        config.evaluation,
+        config.seed,
+        max_length=config.model.context_length,
+    )
+    folder.items.parent.mkdir(parents=True, exist_ok=True)
+    write_items(folder.items, items)
+    write_json(folder.summary, summary_to_json(result))
+    for line in result_lines(result):
+        logger.info("%s", line)
+    return result

@@ -1,0 +1,28 @@
+"""Writes report.html and the model card from the run folder's files: `python -m finetune report recipe=…`."""
+
+import logging
+
+from finetune.config import RunConfig
+from finetune.run import RunFolder, existing_folder, write_text
+
+logger = logging.getLogger(__name__)
+
+
+def report(config: RunConfig) -> RunFolder:
+    """Write the report of an existing run again.
+
+    Raises:
+        RunExists: there is no finished training of this configuration in the run folder.
+    """
+    folder = existing_folder(config)
+    report_part(folder)
+    return folder
+
+
+def report_part(folder: RunFolder) -> None:
+    """Build report and model card from the files of the run folder alone."""
+    from finetune.evaluation.report import build_model_card, build_report
+
+    write_text(folder.card, build_model_card(folder.path))
+    write_text(folder.report, build_report(folder.path))
+    logger.info("report: %s", folder.report)

@@ -1,0 +1,27 @@
+"""The whole life of a run, from rows to a verified specialist: `python -m finetune recipe=…`."""
+
+from finetune.config import RunConfig
+from finetune.jobs import evaluate, export, report, train
+from finetune.jobs.processes import on_main_process
+from finetune.jobs.steps import check_cheaply
+from finetune.run import RunFolder, open_folder
+
+
+def run(config: RunConfig) -> RunFolder:
+    """Check, train, evaluate base against tuned, export, verify and report; returns the run folder.
+
+    With `resume=true` only the parts that are missing are done.
+
+    Raises:
+        FinetuneError: a mistake of the user (nothing is left behind), a failed training or a failed verification.
+    """
+    rows = check_cheaply(config)
+    folder, state = on_main_process(lambda: open_folder(config))
+    tuned = train.train_part(config, rows, folder, state)
+    if tuned is None:  # only the main process goes on after the training
+        return folder
+    evaluate.evaluate_part(config, rows, tuned, folder)
+    export.export_part(config, rows, tuned, folder)
+    report.report_part(folder)
+    export.check_verified(folder)
+    return folder

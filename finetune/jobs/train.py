@@ -1,0 +1,84 @@
+"""Trains the adapter: `python -m finetune train recipe=…`; the first part of a run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from finetune.config import RunConfig
+from finetune.jobs import steps
+from finetune.jobs.processes import leave_training, on_main_process
+from finetune.log import duration, is_main_process
+from finetune.records import Example
+from finetune.run import RunFolder, RunState, open_folder, start_folder, write_versions
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig) -> RunFolder:
+    """Train the adapter and write it to the run folder, with its metrics and the data's ledger.
+
+    Raises:
+        FinetuneError: a mistake of the user (nothing is left behind), or a training that failed.
+    """
+    rows = steps.check_cheaply(config)
+    folder, state = on_main_process(lambda: open_folder(config))
+    if state is RunState.trained:
+        logger.info("train: %s is already trained; nothing to do", folder.path)
+    else:
+        train_part(config, rows, folder, state)
+    return folder
+
+
+def train_part(config: RunConfig, rows: steps.Rows, folder: RunFolder, state: RunState) -> steps.Tuned | None:
+    """Train, or load what was trained before; None on all processes but the main one."""
+    if state is RunState.trained:
+        logger.info("train: already done; loading the adapter of %s", folder.path)
+        return steps.load_tuned(config, folder) if is_main_process() else None
+    tokenizer, base_dir = on_main_process(lambda: steps.load_tokenizer(config))
+    examples = steps.tokenize(config, rows, tokenizer)
+    on_main_process(lambda: start_folder(folder, config))
+    steps.keep_ledger(rows, folder)
+    return _train_new(config, examples, tokenizer, base_dir, folder)
+
+
+def _train_new(
+    config: RunConfig,
+    examples: tuple[list[Example], list[Example]],
+    tokenizer: Any,
+    base_dir: Path,
+    folder: RunFolder,
+) -> steps.Tuned | None:
+    from finetune.model.adapter import add_adapter
+    from finetune.training.build import train_adapter
+
+    base, hardware = steps.load_frozen(config, tokenizer, base_dir)
+    if is_main_process():
+        write_versions(
+            folder, device=str(hardware.device), dtype=hardware.dtype_name, reason=hardware.reason, seed=config.seed
+        )
+    model = add_adapter(base, config.adapter, seed=config.seed)
+    result = train_adapter(
+        model,
+        tokenizer,
+        *examples,
+        training=config.training,
+        adapter=config.adapter,
+        tracking=config.tracking,
+        hardware=hardware,
+        folder=folder,
+        seed=config.seed,
+        resume=config.resume,
+    )
+    leave_training()
+    if result is None:
+        return None
+    logger.info(
+        "trained %d steps, %s tokens in %s (%s tokens/s)",
+        result.num_steps,
+        f"{result.num_tokens:,}",
+        duration(result.seconds),
+        f"{result.tokens_per_second:,.0f}",
+    )
+    if steps.base_is_changed(config):
+        return steps.load_tuned(config, folder)
+    return steps.Tuned(model, tokenizer, base_dir, hardware, result)

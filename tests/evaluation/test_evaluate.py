@@ -1,0 +1,302 @@
+"""From conversations to the item table and the summary, with a tiny model and answers computed by hand."""
+
+import contextlib
+import json
+import math
+
+import pytest
+import torch
+
+from finetune.config import EvaluationConfig
+from finetune.data.tokenize import fit, tokenize_conversation
+from finetune.errors import ConfigError, DataError, ModelError
+from finetune.evaluation import evaluate as evaluation
+from finetune.evaluation import fitting, scorers, selection, summary
+from finetune.records import Conversation, ItemScore, Message
+
+LAWS = ("New York", "Delaware", "Texas")
+
+
+def chat(number, answer, *, options=(), group=None, prompt="Which law governs?"):
+    messages = (Message(role="user", content=f"Clause {number}. {prompt}"), Message(role="assistant", content=answer))
+    return Conversation(
+        item_id=f"item-{number}", source=f"rows.jsonl:{number}", messages=messages, options=options, group=group
+    )
+
+
+def choice_rows(count=12):
+    return [chat(number, LAWS[number % 2], options=LAWS, group=f"contract-{number // 3}") for number in range(count)]
+
+
+def text_row(text, item_id="text"):
+    return Conversation(item_id=item_id, source="contract.txt", text=text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+
+
+@pytest.fixture
+def config():
+    return EvaluationConfig(max_new_tokens=8, bootstrap_samples=200)
+
+
+def test_auto_takes_what_the_rows_support():
+    assert selection.select_metrics(["auto"], choice_rows()) == ["bits_per_byte", "choice_accuracy", "exact_match"]
+    assert selection.select_metrics(["auto"], [chat(1, "yes")]) == ["bits_per_byte", "exact_match"]
+    assert selection.select_metrics(["auto"], [chat(1, "long " * 50)]) == ["bits_per_byte"]
+    assert selection.select_metrics(["auto"], [text_row("The law.")]) == ["bits_per_byte"]
+    assert selection.select_metrics(["exact_match"], [chat(1, "long " * 50)]) == ["exact_match"]
+
+
+def test_a_named_metric_that_the_rows_cannot_have_is_a_mistake():
+    with pytest.raises(ConfigError, match=r"choice_accuracy cannot be measured: no test row has options"):
+        selection.select_metrics(["auto", "choice_accuracy"], [chat(1, "yes")])
+    with pytest.raises(ConfigError, match="exact_match cannot be measured: the test rows are plain text"):
+        selection.select_metrics(["exact_match"], [text_row("x")])
+    with pytest.raises(ConfigError, match="no such metric"):
+        selection.select_metrics(["rouge"], [chat(1, "yes")])
+    with pytest.raises(DataError, match="test split has no rows"):
+        selection.select_metrics(["auto"], [])
+
+
+def test_the_main_metric():
+    every = ["bits_per_byte", "choice_accuracy", "exact_match"]
+    without_choice = ["bits_per_byte", "exact_match"]
+    closed = [chat(number, LAWS[number % 3]) for number in range(15)]
+    free = [chat(number, f"answer {number}") for number in range(15)]
+    assert selection.main_metric(every, choice_rows()) == "choice_accuracy"
+    assert selection.main_metric(without_choice, closed) == "exact_match"
+    assert selection.main_metric(without_choice, free) == "bits_per_byte"
+    assert selection.main_metric(["exact_match"], free) == "exact_match"
+
+
+def test_items_are_drawn_with_the_seed_in_their_own_order():
+    rows = choice_rows(50)
+    drawn = selection.choose_items(rows, 10, seed=3)
+    assert drawn == selection.choose_items(rows, 10, seed=3) != selection.choose_items(rows, 10, seed=4)
+    numbers = [int(row.item_id.removeprefix("item-")) for row in drawn]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 10
+    assert selection.choose_items(rows, 50, seed=3) == rows
+
+
+def test_the_majority_class_is_a_contestant_where_there_are_classes():
+    rows = [chat(number, answer, options=LAWS) for number, answer in enumerate(["Texas", "Delaware", "Delaware"])]
+    items = selection.majority_scores(rows, ["bits_per_byte", "choice_accuracy"])
+    assert [(item.model, item.metric, item.value) for item in items] == [
+        ("majority_class", "choice_accuracy", value) for value in (0.0, 1.0, 1.0)
+    ]
+    free = [chat(number, f"answer {number}") for number in range(21)]
+    assert selection.majority_scores(free, ["exact_match"]) == []
+
+
+def test_every_value_equals_its_definition(model, tokenizer, config):
+    rows = choice_rows(4)
+    metrics = ["bits_per_byte", "choice_accuracy"]
+    items = evaluation.score_contestant("base", model, tokenizer, rows, config, metrics, max_length=256)
+    assert {(item.item_id, item.cluster_id) for item in items} == {(row.item_id, row.group) for row in rows}
+    found = {(item.item_id, item.metric): item for item in items}
+    for row in rows:
+        bits = found[row.item_id, "bits_per_byte"]
+        assert bits.weight == len(row.answer.encode())
+        assert bits.value == pytest.approx(
+            -log_probability(model, tokenizer, row) / bits.weight / math.log(2), abs=1e-4
+        )
+        by_option = [
+            log_probability(model, tokenizer, chat(row.item_id.removeprefix("item-"), option)) for option in LAWS
+        ]
+        best = LAWS[by_option.index(max(by_option))]
+        assert found[row.item_id, "choice_accuracy"].value == float(best == row.answer)
+
+
+def log_probability(model, tokenizer, row):
+    example = tokenize_conversation(row, tokenizer, last_turn_only=True)
+    with torch.inference_mode():
+        logits_TV = model(torch.tensor([example.input_ids])).logits[0].double()
+    log_probabilities_TV = torch.log_softmax(logits_TV, dim=-1)
+    return sum(
+        log_probabilities_TV[at - 1, example.input_ids[at]].item() for at, loss in enumerate(example.loss_mask) if loss
+    )
+
+
+def test_exact_match_generates_after_the_opening_of_the_answer(model, tokenizer, config, monkeypatch):
+    rows = [chat(1, "Delaware"), chat(2, "Texas")]
+    seen = []
+
+    def answer(model, tokenizer, prompts, **settings):
+        seen.extend(tokenizer.decode(prompt) for prompt in prompts)
+        assert settings["max_new_tokens"] == 8
+        assert tokenizer.eos_token_id in settings["eos_token_ids"]
+        return [" delaware.", "Utah"]
+
+    monkeypatch.setattr(scorers, "generate_greedy", answer)
+    items = evaluation.score_contestant("tuned", model, tokenizer, rows, config, ["exact_match"], max_length=256)
+    assert [item.value for item in items] == [1.0, 0.0]
+    assert seen[0].endswith("<|im_start|>assistant\n")
+    assert "Delaware" not in seen[0]
+
+
+def contestants(model, *, better=0.0):
+    """Base as it is; tuned with the embedding of the right answers' letters raised, off again afterwards."""
+
+    @contextlib.contextmanager
+    def tuned():
+        saved = model.lm_head.weight.detach().clone()
+        with torch.no_grad():
+            model.lm_head.weight.mul_(1.0 - better)
+        try:
+            yield model
+        finally:
+            with torch.no_grad():
+                model.lm_head.weight.copy_(saved)
+
+    return {"base": lambda: contextlib.nullcontext(model), "tuned": tuned}
+
+
+def test_the_whole_evaluation(model, tokenizer, config, tmp_path):
+    rows = choice_rows(12)
+    items, result = evaluation.evaluate(contestants(model, better=0.5), tokenizer, rows, config, 42, max_length=256)
+    assert result.main_metric == "choice_accuracy"
+    assert next(iter(result.metrics)) == "choice_accuracy"
+    assert set(result.metrics) == {"choice_accuracy", "exact_match", "bits_per_byte"}
+    for name, metric in result.metrics.items():
+        classes = set() if name == "bits_per_byte" else {"majority_class"}
+        assert set(metric.estimates) == {"base", "tuned"} | classes
+        assert metric.comparison is not None
+        for contestant, estimate in metric.estimates.items():  # the item table is the source of every number
+            table = [item for item in items if (item.metric, item.model) == (name, contestant)]
+            total = sum(item.weight for item in table)
+            assert estimate.value == pytest.approx(sum(item.value * item.weight for item in table) / total)
+            assert estimate.n == len(table) == 12
+            assert estimate.low <= estimate.value <= estimate.high
+    assert result.metrics["choice_accuracy"].estimates["majority_class"].value == 0.5
+    path = tmp_path / "items.jsonl"
+    summary.write_items(path, items)
+    again = summary.read_items(path)
+    assert again == items
+    assert summary.summarise(again, config, seed=42, main_metric=result.main_metric) == result
+    assert set(json.loads(path.read_text().splitlines()[0])) == {
+        "item_id", "cluster_id", "model", "metric", "value", "weight",
+    }  # fmt: skip
+
+
+def test_a_model_compared_with_itself_is_equivalent_on_every_metric(model, tokenizer, config):
+    _, result = evaluation.evaluate(contestants(model), tokenizer, choice_rows(4), config, 42, max_length=256)
+    assert {metric.comparison.verdict for metric in result.metrics.values() if metric.comparison} == {"equivalent"}
+
+
+def test_long_texts_are_scored_in_windows(model, tokenizer, config):
+    row = text_row("This agreement is governed by the law of the state of New York. " * 12)
+    whole = tokenize_conversation(row, tokenizer)
+    parts = fit(row, tokenizer, 64)
+    assert len(parts) > 2
+    [item] = evaluation.score_contestant("base", model, tokenizer, [row], config, ["bits_per_byte"], max_length=64)
+    scores = scorers.score_examples(model, parts, batch_tokens=64, pad_token_id=0)
+    assert sum(score.num_tokens for score in scores) == whole.num_supervised
+    total = sum(score.log_probability_nats for score in scores)
+    assert item.value == pytest.approx(-total / item.weight / math.log(2))
+    assert item.item_id == "text"
+
+
+def test_all_options_follow_the_same_shortened_prompt(tokenizer):
+    options = ("New York", "the law of the state of Delaware, without regard to its conflict of laws rules")
+    row = chat(1, options[0], options=options, prompt="the state of law " * 60)
+    examples = fitting.option_examples(row, tokenizer, 128)
+    prompts = [example.input_ids[: example.loss_mask.index(True)] for example in examples]
+    assert prompts[0] == prompts[1]
+    assert max(len(example.input_ids) for example in examples) <= 128
+    answers = [
+        tokenizer.decode([token for token, loss in zip(example.input_ids, example.loss_mask, strict=True) if loss])
+        for example in examples
+    ]
+    assert answers == [option + "<|im_end|>" for option in options]
+    short = fitting.prompt_ids(row, tokenizer, 128)
+    assert len(short) < 128
+    assert tokenizer.decode(short).endswith("<|im_start|>assistant\n")
+
+
+def test_nothing_to_score_is_a_data_error(tokenizer):
+    with pytest.raises(DataError, match="none of 1 test rows has an answer token within 8 tokens"):
+        fitting.fitting_rows([chat(1, "yes")], tokenizer, 8)
+
+
+def test_a_broken_model_is_named(model, tokenizer, config):
+    def broken(model, examples, **settings):
+        return [scorers.AnswerScore(log_probability_nats=math.nan, num_tokens=1) for _ in examples]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorers, "score_examples", broken)
+        with pytest.raises(ModelError, match="the tuned model gives nan as the log-probability of test row item-1"):
+            evaluation.score_contestant(
+                "tuned", model, tokenizer, [chat(1, "x")], config, ["bits_per_byte"], max_length=64
+            )
+
+
+def table(values, *, metric="choice_accuracy", weight=1.0):
+    return [
+        ItemScore(item_id=f"i{at}", cluster_id=f"i{at}", model=model, metric=metric, value=float(value), weight=weight)
+        for model, column in values.items()
+        for at, value in enumerate(column)
+    ]
+
+
+def test_the_summary_keeps_the_contract(config):
+    items = table({"base": [0] * 30 + [1] * 10, "tuned": [1] * 38 + [0] * 2, "majority_class": [0, 1] * 20})
+    items += table({"base": [2.0] * 40, "tuned": [1.5, 1.6] * 20}, metric="bits_per_byte", weight=7.0)
+    result = summary.summarise(items, config)
+    found = json.loads(json.dumps(summary.summary_to_json(result)))
+    assert found["main_metric"] == "choice_accuracy"
+    assert set(found["metrics"]["choice_accuracy"]) == {"base", "tuned", "majority_class", "comparison"}
+    assert set(found["metrics"]["choice_accuracy"]["base"]) == {"value", "low", "high", "n"}
+    comparison = found["metrics"]["choice_accuracy"]["comparison"]
+    assert set(comparison) == {"difference", "low", "high", "p_value", "verdict"}
+    assert comparison["difference"] == pytest.approx(0.7)
+    assert comparison["verdict"] == found["metrics"]["bits_per_byte"]["comparison"]["verdict"] == "better"
+    assert summary.summary_from_json(found) == result
+
+
+def test_p_values_are_adjusted_for_the_number_of_metrics(config):
+    columns = {"base": [0] * 6 + [1] * 20, "tuned": [1] * 6 + [1] * 20}
+    alone = summary.summarise(table(columns), config).metrics["choice_accuracy"].comparison
+    items = table(columns) + table({"base": [0, 1] * 13, "tuned": [1, 0] * 13}, metric="exact_match")
+    among_two = summary.summarise(items, config).metrics["choice_accuracy"].comparison
+    assert alone is not None
+    assert among_two is not None
+    assert among_two.p_value == pytest.approx(2 * alone.p_value)
+    assert (alone.verdict, among_two.verdict) == ("better", "not_enough_data")
+
+
+def test_terminal_lines_are_aligned_and_say_what_is_missing(config):
+    items = table({"base": [0] * 30 + [1] * 10, "tuned": [1] * 38 + [0] * 2, "majority_class": [0, 1] * 20})
+    items += table({"base": [0, 1] * 20, "tuned": [1, 0] * 19 + [1, 1]}, metric="exact_match")
+    first, second = summary.result_lines(summary.summarise(items, config))
+    assert first.startswith("choice_accuracy  0.25 [0.14, 0.40] → 0.95 [0.83, 0.99]  majority 0.50  +0.70 [")
+    assert first.endswith("p<0.001  better (n=40)")
+    assert "not enough data (n=40, about " in second
+    assert first.index("→") == second.index("→")
+
+
+def test_a_damaged_item_table_names_the_line(tmp_path):
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"item_id": "a"}\n')
+    with pytest.raises(DataError, match=r"items\.jsonl:1: no item score"):
+        summary.read_items(path)
