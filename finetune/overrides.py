@@ -4,6 +4,7 @@ Standard library only, so that a typing mistake is answered in a fraction of a s
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -33,6 +34,7 @@ class Override:
         return f"{self.prefix}{self.key}={self.value}"
 
 
+@functools.cache
 def schema_types() -> dict[str, Any]:
     """Return the type of every key of a run, sections included, by dotted key."""
     return dict(_walk(RunConfig, ""))
@@ -118,6 +120,7 @@ def _nearest_key(key: str, types: Mapping[str, Any]) -> str:
     beside = [known for known in types if known.startswith(f"{section}.")] if section in types else []
     near = [f"{section}.{word}" for word in difflib.get_close_matches(name, [k.rpartition(".")[2] for k in beside])]
     same_name = [known for known in types if known.rpartition(".")[2] == name]
+    same_name = [known for known in same_name if known.count(".") == min(other.count(".") for other in same_name)]
     if near or same_name:
         return f" Did you mean {' or '.join(repr(known) for known in dict.fromkeys((*same_name, *near)))}?"
     return did_you_mean(key, beside or [*types, *GROUPS, "recipe"])
@@ -180,10 +183,13 @@ def _unquoted(value: str) -> str:
 
 
 def _quote(value: str) -> str:
-    """Write `value` as a quoted string of Hydra's grammar; interpolations `${…}` stay live."""
-    if value.startswith("${") and value.endswith("}"):
-        return value
-    text = _unquoted(value)
+    """Write `value` as a quoted string of Hydra's grammar; only `${key}` of a known key stays an interpolation."""
+    known = schema_types()
+
+    def keep_or_escape(match: re.Match[str]) -> str:
+        return match[0] if match[2] and match[1] in known else "\\" + match[0]
+
+    text = re.sub(r"\$\{([^}]*)(\}?)", keep_or_escape, _unquoted(value))
     # In the grammar a backslash is special only before a quote or at the end of the string.
     text = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
     trailing = len(text) - len(text.rstrip("\\"))

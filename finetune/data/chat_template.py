@@ -9,7 +9,7 @@ from finetune.data.render import WAY_OUT, RenderProblem, Template, render_chat, 
 from finetune.errors import ModelError
 from finetune.records import Message
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 NAMED_TEMPLATES = ("chatml", "plain")
 _FOLDER = Path(__file__).parent / "templates"
@@ -127,6 +127,6 @@ def _try_system(template: Template, shown: str) -> None:
     try:
         render_chat((_SYSTEM, *_PROBE), None, template)
     except RenderProblem:
-        log.info("%s takes no system message; rows that have one cannot be used", shown)
+        logger.info("%s takes no system message; rows that have one cannot be used", shown)
     except ModelError as problem:
         raise ModelError(f"{shown}: {problem}") from problem

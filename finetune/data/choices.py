@@ -49,7 +49,7 @@ def read_options(values: Mapping[str, object]) -> Options:
     elif isinstance(value, dict):
         labels, texts = _options_in_object(value, column)
     elif isinstance(value, (list, tuple)):
-        texts = [cell_text(item) for item in value]
+        labels, texts = _without_letters([cell_text(item) for item in value])
         numbers = all(isinstance(item, (int, float)) for item in value)
     else:
         raise RowProblem("wrong_type", f"{column!r} is {type_name(value)}, not a list of options")
@@ -63,16 +63,24 @@ def _letters(count: int) -> list[str]:
     return [string.ascii_uppercase[number] if number < 26 else str(number + 1) for number in range(count)]
 
 
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(1, count + 1)]
+
+
 def _options_in_string(text: str) -> tuple[list[str] | None, list[str]]:
     items = list_in_string(text)
     if items is not None:
-        return None, items
-    lines = [line for line in text.splitlines() if line.strip()]
-    matches = [_LETTERED_LINE.fullmatch(line) for line in lines]
-    if lines and all(matches):
-        found = [match for match in matches if match]
-        return [match.group(1) for match in found], [match.group(2) for match in found]
-    return None, lines
+        return _without_letters(items)
+    return _without_letters([line for line in text.splitlines() if line.strip()])
+
+
+def _without_letters(lines: list[str]) -> tuple[list[str] | None, list[str]]:
+    """Take "A. ", "B. ", … off the options where every one has its letter, in order."""
+    found = [match for line in lines if (match := _LETTERED_LINE.fullmatch(line))]
+    labels = [match.group(1) for match in found]
+    if not lines or len(found) < len(lines) or labels not in (_letters(len(lines)), _numbers(len(lines))):
+        return None, lines
+    return labels, [match.group(2) for match in found]
 
 
 def _options_in_object(value: Mapping[str, object], column: str) -> tuple[list[str] | None, list[str]]:

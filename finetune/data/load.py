@@ -15,7 +15,7 @@ from finetune.records import Rejection
 
 __all__ = ["FILE_SUFFIXES", "RawRow", "is_hub_id", "read_rows"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 """Files that can be read. A folder is read for its .txt and .md files."""
@@ -206,7 +206,9 @@ def _read_folder(folder: Path) -> Iterator[RawRow | Rejection]:
         held = f"It holds {', '.join(others[:5])}{', …' if len(others) > 5 else ''}" if others else "It is empty"
         raise DataError(f"{folder}: the folder has no .txt or .md files. {held}. {_KINDS}")
     if others:
-        log.info("%s: %d files are neither .txt nor .md and are not read: %s", folder, len(others), ", ".join(others))
+        logger.info(
+            "%s: %d files are neither .txt nor .md and are not read: %s", folder, len(others), ", ".join(others)
+        )
     for entry in documents:
         source = entry.as_posix()
         try:

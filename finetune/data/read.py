@@ -19,7 +19,7 @@ from finetune.data.template_text import OPTIONS, check_columns
 from finetune.errors import DataError
 from finetune.records import Conversation, Rejection, Splits
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ROWS_TO_DETECT = 100
 _PROMPT_NAMES = ("question", "prompt", "instruction", "input", "query", "context", "text", "description")
@@ -52,6 +52,7 @@ def read_splits(data: DataConfig, *, seed: int, offline: bool = False) -> tuple[
         if path is not None:
             found[split] = _read_source(path, split, data, ledger, offline=offline)
     _drop_duplicates(found, ledger)
+    _warn_of_shared_groups(found, data.group)
     if not found["train"]:
         raise DataError(
             f"{_short(data.path)}: no training rows are left; all of them also stand in the validation or test file"
@@ -68,11 +69,7 @@ def read_splits(data: DataConfig, *, seed: int, offline: bool = False) -> tuple[
         need_validation="validation" not in found,
         need_test="test" not in found,
     )
-    splits = replace(
-        splits,
-        validation=found.get("validation", splits.validation),
-        test=found.get("test", splits.test),
-    )
+    splits = replace(splits, **{name: rows for name, rows in found.items() if name != "train"})
     _count_splits(splits, ledger)
     ledger.close()
     return splits, ledger
@@ -105,7 +102,7 @@ def _read_source(path: str, split: str, data: DataConfig, ledger: Ledger, *, off
     ledger.rows_read += num_rows
     ledger.sources[split] = {"path": path, "rows": num_rows, "rejected": len(rejections), "format": format.name}
     _check_rejected_share(path, num_rows, rejections, data.max_rejected_share)
-    log.info("%s: %d rows of format %s, %d rejected", path, num_rows, format.name, len(rejections))
+    logger.info("%s: %d rows of format %s, %d rejected", path, num_rows, format.name, len(rejections))
     return conversations
 
 
@@ -216,6 +213,20 @@ def _drop_duplicates(found: dict[str, list[Conversation]], ledger: Ledger) -> No
         found[split] = kept
 
 
+def _warn_of_shared_groups(found: dict[str, list[Conversation]], column: str | None) -> None:
+    """The user's own files may share groups; nothing is removed, but the verdict is then about known groups."""
+    if column is None:
+        return
+    train = {row.group for row in found["train"]}
+    for split in ("validation", "test"):
+        shared = sorted(str(row.group) for row in found.get(split, []) if row.group in train)
+        if shared:
+            logger.warning(
+                "data.group=%s: %d rows of data.%s_path belong to groups of the training file, such as %r",
+                *(column, len(shared), split, shared[0]),
+            )
+
+
 def _content_key(conversation: Conversation) -> bytes:
     parts = [conversation.text or "", conversation.tools or ""]
     for message in conversation.messages:
@@ -252,7 +263,7 @@ def _passages_where_needed(train: list[Conversation], data: DataConfig, ledger: 
         return train
     passages = cut_passages(train)
     ledger.passages = {passage.item_id for passage in passages}
-    log.info("%d documents are too few to split; cut into %d passages", len(train), len(passages))
+    logger.info("%d documents are too few to split; cut into %d passages", len(train), len(passages))
     return passages
 
 

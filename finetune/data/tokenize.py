@@ -26,7 +26,7 @@ from finetune.records import Conversation, Example, Rejection
 
 __all__ = ["fit", "render_prompt_ids", "tokenize_conversation", "tokenize_split"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 256
 _SECONDS_WORTH_A_LINE = 3.0
@@ -68,13 +68,12 @@ def tokenize_split(
     A row that the template refuses, or that has no token to learn from, moves from used to rejected.
 
     Raises:
-        DataError: no row is left, or more of the split's answer tokens are cut off than
+        DataError: no row is left, or of the answer tokens counted in `ledger` so far more are cut off than
             `data.max_answer_tokens_lost` allows (`ledger.max_answer_tokens_lost`).
         ModelError: see `tokenize_conversation`.
     """
     started = time.monotonic()
     examples: list[Example] = []
-    before = dict(ledger.tokens)
     rejections: list[Rejection] = []
     for start in range(0, len(conversations), _ROWS_AT_ONCE):
         rows = conversations[start : start + _ROWS_AT_ONCE]
@@ -87,15 +86,14 @@ def tokenize_split(
             examples += found
     seconds = time.monotonic() - started
     if seconds > _SECONDS_WORTH_A_LINE:
-        log.info("tokenised %d rows in %.1f s", len(conversations), seconds)
+        logger.info("tokenised %d rows in %.1f s", len(conversations), seconds)
     if conversations and not examples:
         first = rejections[0]
         raise DataError(
             f"all {len(conversations)} rows {PHRASES[first.reason]} (first: {first.source}: {first.detail}). "
             "Choose another template (model.chat_template=…) or mend the rows"
         )
-    lost = ledger.tokens["truncated"] - before["truncated"]
-    _check_lost(lost, ledger.tokens["supervised"] - before["supervised"], max_length, ledger.max_answer_tokens_lost)
+    _check_lost(ledger, max_length)
     return examples
 
 
@@ -111,7 +109,7 @@ def _render_batch(
     try:
         return list(conversations), render_all(conversations, tokenizer, last_turn_only=last_turn_only)
     except RenderProblem:
-        log.debug("the chat template refuses some rows; rendering them one by one")
+        logger.debug("the chat template refuses some rows; rendering them one by one")
     kept: list[Conversation] = []
     chats: list[RenderedChat | None] = []
     for conversation in conversations:
@@ -173,11 +171,12 @@ def _chunks(encoded: Encoded, max_length: int) -> list[Example]:
     return chunks
 
 
-def _check_lost(lost: int, kept: int, max_length: int, limit: float) -> None:
-    share = lost / max(lost + kept, 1)
-    if share > limit:
+def _check_lost(ledger: Ledger, max_length: int) -> None:
+    share, lost = ledger.answer_tokens_lost_share, ledger.tokens["truncated"]
+    if share > ledger.max_answer_tokens_lost:
         raise DataError(
-            f"{100 * share:.1f} % of the answer tokens ({lost:,} of {lost + kept:,}) do not fit "
-            f"training.max_length={max_length}, more than data.max_answer_tokens_lost={limit:g} allows. Raise "
-            "training.max_length, shorten the rows, or raise data.max_answer_tokens_lost"
+            f"{100 * share:.1f} % of the answer tokens ({lost:,} of {lost + ledger.tokens['supervised']:,}) do not fit "
+            f"training.max_length={max_length}, more than data.max_answer_tokens_lost="
+            f"{ledger.max_answer_tokens_lost:g} allows. Raise training.max_length, shorten the rows, or raise "
+            "data.max_answer_tokens_lost"
         )

@@ -141,7 +141,8 @@ _Scores = Iterable[tuple[Conversation, float, float]]
 
 
 def _bits_per_byte(subject: _Subject, rows: Sequence[Conversation]) -> _Scores:
-    parts = [fit(row, subject.tokenizer, subject.max_length) for row in rows]
+    window = min(subject.max_length, subject.config.batch_tokens)  # every token of a text needs its logits
+    parts = [fit(row, subject.tokenizer, subject.max_length if row.messages else window) for row in rows]
     flat = iter(subject.log_probabilities([part for group in parts for part in group], "bits per byte"))
     for row, group in zip(rows, parts, strict=True):
         total = math.fsum(next(flat) for _ in group)

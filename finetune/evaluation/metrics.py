@@ -8,6 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+BASE, TUNED, MAJORITY = "base", "tuned", "majority_class"
+"""Contestants of the item table that have a meaning of their own; others are exports."""
 HIGHER_IS_BETTER = {"bits_per_byte": False, "choice_accuracy": True, "exact_match": True}
 """Direction of each metric."""
 

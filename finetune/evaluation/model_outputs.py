@@ -52,7 +52,12 @@ def plain_model(
 
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            str(folder),
+            dtype="auto",
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         model, info = loaded
     except Exception as error:
@@ -67,7 +72,7 @@ def plain_model(
             model = model.to(torch.float32)
         else:
             widen_while_running(model)
-        yield PlainModel(model=model.to(device).eval(), epsilon=epsilon, problems=tuple(_loading_problems(info)))
+        yield PlainModel(model=model.eval(), epsilon=epsilon, problems=tuple(_loading_problems(info)))
     finally:
         torch.set_float32_matmul_precision(precision)
         del model
@@ -77,7 +82,8 @@ def plain_model(
 
 
 def _fits_in_float32(model: Any, device: str) -> bool:
-    needed = 4 * sum(weight.numel() for weight in model.parameters()) * _ROOM
+    weights = list(model.parameters())
+    needed = sum(weight.numel() * (4 * _ROOM - weight.element_size()) for weight in weights)
     if device.startswith("cuda"):
         return needed < torch.cuda.mem_get_info(torch.device(device))[0]
     import psutil
@@ -109,7 +115,8 @@ def _expand_quantized(model: Any, round_trip: Callable[[torch.Tensor], torch.Ten
     head = model.get_output_embeddings()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
-            module.weight.data = round_trip(module.weight.data)
+            # On the CPU, where the merge does it too: kernels of two devices need not agree on every tie.
+            module.weight.data = round_trip(module.weight.data.cpu()).to(module.weight.device)
 
 
 def _loading_problems(info: dict[str, Any]) -> list[str]:

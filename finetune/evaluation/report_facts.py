@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.evaluation import wording
+from finetune.evaluation.metrics import BASE, MAJORITY, TUNED
 from finetune.evaluation.run_record import RunRecord
-from finetune.evaluation.summary import BASE, MAJORITY, TUNED, format_p
+from finetune.evaluation.summary import format_p
 from finetune.log import megabytes
 from finetune.records import Estimate, MetricResult
 

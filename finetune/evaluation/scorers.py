@@ -1,37 +1,29 @@
 """What a model says: log-probabilities of given answers, and greedy answers of its own; `evaluate` calls this.
 
-Shapes: B rows of a batch, T tokens, N supervised positions of a batch, V vocabulary.
+Shapes: B rows of a batch, T tokens, P tokens of a prompt, N supervised positions of a batch, V vocabulary.
 """
 
-import logging
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from finetune.log import duration
+from finetune.evaluation.batching import make_batches, track
 from finetune.records import Example
 
-logger = logging.getLogger(__name__)
-
-LOG_EVERY_SECONDS = 30.0
 SOFTMAX_ROWS = 1024
 """Positions whose logits are raised to float32 at once; bounds memory at V x 4 KiB."""
+
+
+SHARED_PROMPT_SAVES_TOKENS = 512
+"""A common prompt is run on its own where that saves so many tokens; less is not worth two forward passes."""
+SHARED_PROMPT_BATCHES = 4
+"""Keys and values of all continuations together, in batches' worth of tokens, at most; bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +40,19 @@ def score_examples(
     """Score the supervised tokens of each example, in the order given.
 
     The first token of a row has no predecessor and is never scored. Sums are float64 over float32 log-probabilities.
+    Examples with the same prompt (the options of a choice item) run it once, where the model's cache allows.
     `progress` labels a progress bar; None shows none. The model's training mode is restored.
     """
     scores: list[AnswerScore] = [AnswerScore(log_probability_nats=0.0, num_tokens=0)] * len(examples)
     lengths = [len(example.input_ids) for example in examples]
+    shared = _same_prompt(examples, batch_tokens) if _can_share(model) else []
+    alone = sorted(set(range(len(examples))).difference(*shared))
+    batches = [[alone[place] for place in batch] for batch in make_batches([lengths[at] for at in alone], batch_tokens)]
     with _evaluating(model):
-        for batch in track(make_batches(lengths, batch_tokens), len(examples), progress):
-            batch_scores = _score_batch(model, [examples[index] for index in batch], pad_token_id)
-            for index, score in zip(batch, batch_scores, strict=True):
+        for number, batch in enumerate(track([*batches, *shared], len(examples), progress)):
+            rows = [examples[index] for index in batch]
+            found = (_score_batch if number < len(batches) else _score_after_prompt)(model, rows, pad_token_id)
+            for index, score in zip(batch, found, strict=True):
                 scores[index] = score
     return scores
 
@@ -108,46 +105,52 @@ def unwrap(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def make_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Group indices of similar length so that rows x longest row <= `batch_tokens` (one row may exceed it).
-
-    The longest come first, so that a batch that does not fit into memory fails at once.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def track(batches: Sequence[list[int]], num_items: int, label: str | None) -> Iterator[list[int]]:
-    """Yield the batches behind a progress bar on stderr, or a log line every 30 seconds where that is no terminal."""
-    terminal = sys.stderr.isatty()
-    started = last = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    hidden = label is None or not terminal
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
-        task = bar.add_task(label or "", total=num_items)
-        done = 0
-        for batch in batches:
-            yield batch
-            done += len(batch)
-            bar.update(task, completed=done)
-            now = time.monotonic()
-            if label is not None and not terminal and now - last > LOG_EVERY_SECONDS:
-                last = now
-                left = (now - started) / done * (num_items - done)
-                logger.info("%s: %d of %d items, about %s left", label, done, num_items, duration(left))
+def _same_prompt(examples: Sequence[Example], batch_tokens: int) -> list[list[int]]:
+    """Indices of examples that begin with the same prompt, where running it once is worth it and fits."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(tuple(example.input_ids[: _prompt_length(example)]), []).append(index)
+    worth: list[list[int]] = []
+    for prompt, group in groups.items():
+        longest = max(len(examples[index].input_ids) for index in group)
+        fits = (
+            len(group) * (longest - len(prompt)) <= batch_tokens
+            and len(group) * longest <= SHARED_PROMPT_BATCHES * batch_tokens
+        )
+        if fits and (len(group) - 1) * len(prompt) >= SHARED_PROMPT_SAVES_TOKENS:
+            worth.append(group)
+    return worth
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} items/s" if task.speed else "")
+def _prompt_length(example: Example) -> int:
+    """Tokens before the last one that no loss depends on; 0 where all do."""
+    return max(0, example.loss_mask.index(True) - 1) if any(example.loss_mask) else 0
 
 
-def _score_batch(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
+def _can_share(model: Any) -> bool:
+    """Whether the model keeps plain keys and values only, which may be repeated for several continuations."""
+    config = unwrap(model).config.get_text_config()
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+def _score_after_prompt(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
+    """Run the common prompt once, then all continuations as one batch on copies of its keys and values."""
+    inner = unwrap(model)
+    length = _prompt_length(examples[0])
+    prompt_1P = torch.tensor([examples[0].input_ids[:length]], device=inner.get_input_embeddings().weight.device)
+    cache = DynamicCache(config=inner.config.get_text_config())
+    inner(input_ids=prompt_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(len(examples))
+    answers = [
+        replace(example, input_ids=example.input_ids[length:], loss_mask=example.loss_mask[length:])
+        for example in examples
+    ]
+    return _score_batch(model, answers, pad_token_id, cache)
+
+
+def _score_batch(
+    model: Any, examples: Sequence[Example], pad_token_id: int, cache: DynamicCache | None = None
+) -> list[AnswerScore]:
     device = unwrap(model).get_input_embeddings().weight.device
     num_rows, width = len(examples), max(len(example.input_ids) for example in examples)
     input_ids_BT = torch.full((num_rows, width), pad_token_id, dtype=torch.long)
@@ -161,7 +164,10 @@ def _score_batch(model: Any, examples: Sequence[Example], pad_token_id: int) -> 
     counts_B = keep_BT.sum(dim=1)
     sums_B = torch.zeros(num_rows, dtype=torch.float64)
     if counts_B.sum() > 0:
-        logits_NV = _logits_at(model, input_ids_BT.to(device), attention_mask_BT.to(device), keep_BT.to(device))
+        if cache is not None:
+            seen_BP = torch.ones((num_rows, cache.get_seq_length()), dtype=torch.long)
+            attention_mask_BT = torch.cat([seen_BP, attention_mask_BT], dim=1)
+        logits_NV = _logits_at(model, input_ids_BT.to(device), attention_mask_BT.to(device), keep_BT.to(device), cache)
         targets_N = input_ids_BT.roll(-1, dims=1)[keep_BT].to(logits_NV.device)
         log_probabilities_N = _log_probabilities(logits_NV, targets_N)
         sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_probabilities_N)
@@ -172,11 +178,17 @@ def _score_batch(model: Any, examples: Sequence[Example], pad_token_id: int) -> 
 
 
 def _logits_at(
-    model: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, keep_BT: torch.Tensor
+    model: Any,
+    input_ids_BT: torch.Tensor,
+    attention_mask_BT: torch.Tensor,
+    keep_BT: torch.Tensor,
+    cache: DynamicCache | None,
 ) -> torch.Tensor:
     """Logits (N, V) at the kept positions; the output head runs on these alone where the architecture can do that."""
     inner = unwrap(model)
-    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "use_cache": False}
+    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "use_cache": cache is not None}
+    if cache is not None:
+        inputs["past_key_values"] = cache
     if hasattr(sys.modules[type(inner).__module__], "slice_logits_to_keep"):
         logits = inner(**inputs, logits_to_keep=keep_BT).logits
     else:

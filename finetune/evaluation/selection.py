@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from finetune.config import METRICS
 from finetune.errors import ConfigError, DataError
-from finetune.evaluation.metrics import majority_class, normalise_answer
-from finetune.evaluation.summary import MAJORITY
+from finetune.evaluation.metrics import MAJORITY, majority_class, normalise_answer
 from finetune.records import Conversation, ItemScore
 
 SHORT_ANSWER_CHARACTERS = 200

@@ -12,10 +12,8 @@ from typing import Any
 from finetune.config import EvaluationConfig
 from finetune.errors import DataError
 from finetune.evaluation import statistics
-from finetune.evaluation.metrics import HIGHER_IS_BETTER
+from finetune.evaluation.metrics import BASE, HIGHER_IS_BETTER, MAJORITY, TUNED
 from finetune.records import Comparison, Estimate, EvaluationResult, ItemScore, MetricResult
-
-BASE, TUNED, MAJORITY = "base", "tuned", "majority_class"
 
 
 def summarise(

@@ -6,6 +6,7 @@ Memory beside the model: the logits of one prompt (T x V x 4 bytes) a few times 
 Shapes: T positions of one prompt, V vocabulary.
 """
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,12 +148,14 @@ def _storage(
 def _run_reference(model: Any, reference: Reference, max_new_tokens: int) -> None:
     from safetensors.torch import save_file
 
+    context = getattr(model.config, "max_position_embeddings", None) or math.inf
     for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
         logits_TV = logits_of(model, prompt)
         if not torch.isfinite(logits_TV).all():
             raise ModelError(f"base + adapter answers verification prompt {index} with NaN or infinity")
         save_file({"logits": logits_TV}, Path(reference.storage.name) / f"{index}.safetensors")
-        reference.continuations.append(greedy_tokens(model, prompt[: max(1, start)], max_new_tokens))
+        num_tokens = max(1, min(max_new_tokens, context - start))
+        reference.continuations.append(greedy_tokens(model, prompt[: max(1, start)], int(num_tokens)))
 
 
 def verify_safetensors(

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.evaluation.summary import BASE, MAJORITY, TUNED, items_needed
+from finetune.evaluation.metrics import BASE, MAJORITY, TUNED
+from finetune.evaluation.summary import items_needed
 from finetune.records import Estimate, EvaluationResult, MetricResult
 
 METRIC_NAMES = {

@@ -8,7 +8,7 @@ from typing import Any
 from finetune.config import ModelConfig, QuantizationConfig, QuantizationMethod
 from finetune.errors import ModelError, one_line
 from finetune.model.hardware import Hardware
-from finetune.model.quantize import quantization_arguments
+from finetune.model.quantize import keep_differentiable, quantization_arguments
 from finetune.records import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def load_base(
     except Exception as error:
         raise ModelError(f"{folder}: cannot load the model: {one_line(error)}") from error
     loaded.requires_grad_(False)
+    keep_differentiable(loaded)
     loaded.config.use_cache = True
     rows = loaded.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:

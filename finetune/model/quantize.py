@@ -1,6 +1,6 @@
 """The frozen base in 4 or 8 bits: the one file that knows bitsandbytes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.config import QuantizationConfig, QuantizationMethod, ShapeConfig
 from finetune.errors import ModelError
@@ -44,6 +44,18 @@ def quantization_arguments(quantization: QuantizationConfig, dtype: "torch.dtype
         # FSDP shards parameters of one type only, so the packed 4-bit weights pretend to be of the compute type.
         bnb_4bit_quant_storage="uint8",
     )
+
+
+def keep_differentiable(model: Any) -> None:
+    """Keep 4-bit layers in the one layout that has a gradient.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks 4-bit weights at the first forward pass in evaluation mode, for
+    a faster kernel that has no backward pass; a training that measures the validation loss first would then silently
+    lose the gradients of all earlier layers.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def round_trip_nf4(weight: "torch.Tensor", *, double_quantization: bool = True) -> "torch.Tensor":

@@ -247,3 +247,16 @@ def test_reading_needs_neither_torch_nor_transformers_nor_datasets(write: Write)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_groups_that_stand_in_two_files_of_the_user_are_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    train = write("train.jsonl", [row | {"contract": f"c{number}"} for number, row in enumerate(qa(10))])
+    test = write(
+        "test.jsonl", [row | {"contract": f"c{number}"} for number, row in enumerate(qa(3, start=30), start=8)]
+    )
+    _, ledger = read(train, test_path=test, group="contract")
+    assert (
+        "data.group=contract: 2 rows of data.test_path belong to groups of the training file, such as 'c8'"
+        in caplog.text
+    )
+    assert ledger.rows_used == 13

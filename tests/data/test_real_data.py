@@ -102,7 +102,7 @@ def test_small_real_tokenizers(shared_dir: Path, model: str) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(shared_dir / "models" / model)
     assert ensure_chat_template(tokenizer, "auto") == "plain"
     for path in ("general/openbookqa.jsonl", "formats/glaive_toolcall_en_demo.json"):
-        config = DataConfig(path=str(shared_dir / "data" / path), max_rows=40, max_answer_tokens_lost=1.0)
+        config = DataConfig(path=str(shared_dir / "data" / path), max_rows=20, max_answer_tokens_lost=1.0)
         splits, ledger = read_splits(config, seed=0)
         examples = tokenize_split(splits.train, tokenizer, 512, ledger)
         assert all(len(example.input_ids) <= 512 and example.num_supervised for example in examples)

@@ -1,6 +1,7 @@
 """Batched scoring and generation give what one row at a time gives, whatever the wrapper."""
 
 import contextlib
+import dataclasses
 import math
 
 import pytest
@@ -75,6 +76,39 @@ def test_batches_score_like_the_definition(model, tokenizer, examples, batch_tok
     expected = [by_hand(model, item) for item in examples]
     assert [score.log_probability_nats for score in found] == pytest.approx(expected, **CLOSE)
     assert [score.num_tokens for score in found] == [item.num_supervised for item in examples]
+
+
+def test_options_after_one_prompt_score_like_the_definition(model, tokenizer, monkeypatch):
+    prompt = "this agreement is governed by the law of the state of New York; which law governs it? "
+    rows = [prompt + option for option in ("New York", "Delaware, without regard to conflicts", "", "Texas")]
+    rows += ["another question about the same agreement of the parties, which is long enough too: " + answer
+             for answer in ("yes", "no")] + ["a row that stands alone"]  # fmt: skip
+    examples = [example(text, tokenizer, prompt_tokens=0) for text in rows]
+    for place, text in enumerate((prompt,) * 4 + (rows[4][:-3],) * 2):
+        length = len(tokenizer.encode(text)) - 2  # the prompt's last tokens count as answer, as a template's do
+        mask = [at >= length for at in range(len(examples[place].input_ids))]
+        examples[place] = dataclasses.replace(examples[place], loss_mask=mask)
+    monkeypatch.setattr(scorers, "SHARED_PROMPT_SAVES_TOKENS", 20)
+    prompts, score_after_prompt = [], scorers._score_after_prompt
+    monkeypatch.setattr(
+        scorers, "_score_after_prompt", lambda *inputs: prompts.append(len(inputs[1])) or score_after_prompt(*inputs)
+    )
+    found = scorers.score_examples(model, examples, batch_tokens=2000, pad_token_id=tokenizer.pad_token_id)
+    assert prompts == [4, 2]
+    expected = [by_hand(model, item) for item in examples]
+    assert [score.log_probability_nats for score in found] == pytest.approx(expected, **CLOSE)
+    small = scorers.score_examples(model, examples, batch_tokens=8, pad_token_id=tokenizer.pad_token_id)
+    assert prompts == [4, 2]  # a prompt is not shared where its options would not fit together
+    assert [score.log_probability_nats for score in small] == pytest.approx(expected, **CLOSE)
+
+
+def test_models_with_other_memories_run_every_row_in_full(tokenizer):
+    from transformers import Gemma2Config
+
+    class Fake:
+        config = Gemma2Config(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
+
+    assert not scorers._can_share(Fake())
 
 
 def test_unsupervised_rows_score_nothing(model, tokenizer):
@@ -213,25 +247,6 @@ def test_end_tokens_come_from_tokenizer_config_and_template(model, tokenizer):
     )
     assert scorers.end_of_turn_ids(model, tokenizer, []) == [end]
     assert scorers.end_of_turn_ids(model, tokenizer, [templated]) == sorted([end, other])
-
-
-def test_batches_keep_within_the_limit_and_lose_nothing():
-    lengths = [5, 300, 17, 17, 60, 1, 90]
-    batches = scorers.make_batches(lengths, 120)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert batches[0] == [1]
-    assert all(len(batch) * max(lengths[index] for index in batch) <= 120 for batch in batches[1:])
-
-
-def test_progress_is_logged_where_there_is_no_terminal(caplog, monkeypatch):
-    monkeypatch.setattr(scorers, "LOG_EVERY_SECONDS", -1.0)
-    with caplog.at_level("INFO", logger="finetune"):
-        assert list(scorers.track([[0, 1], [2]], 3, "base: choices")) == [[0, 1], [2]]
-        list(scorers.track([[0]], 1, None))
-    assert [record.getMessage().split(", ")[0] for record in caplog.records] == [
-        "base: choices: 2 of 3 items",
-        "base: choices: 3 of 3 items",
-    ]
 
 
 def test_log_probabilities_are_summed_in_chunks(monkeypatch):

@@ -50,10 +50,15 @@ def test_a_single_item():
     assert compare([0.7], [0.1], higher_is_better=False).verdict == "not_enough_data"
 
 
-def test_newcombe_gives_the_published_interval():
-    # Newcombe 1998, table III, example (a): 36, 12, 2, 0 -> 0.0569 to 0.3404 by method 10.
-    low, high = statistics.newcombe_interval(36, 12, 2, 0)
-    assert (low, high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        ((36, 12, 2, 0), (0.0569, 0.3404)),  # Newcombe 1998, table III, negative correlation
+        ((1, 7, 1, 12), (0.026, 0.507)),  # Fagerland et al. 2014 (data of Bentur et al. 2009), positive correlation
+    ],
+)
+def test_newcombe_gives_the_published_intervals(table, published):
+    assert statistics.newcombe_interval(*table) == pytest.approx(published, abs=5e-4)
 
 
 @pytest.mark.parametrize("differences", [[1, 1, 1, -1, 0], [1] * 9, [-1] * 4 + [1] * 8, [1, -1]])
