@@ -130,7 +130,9 @@ def _prompt_length(example: Example) -> int:
 def _can_share(model: Any) -> bool:
     """Whether the model keeps plain keys and values only, which may be repeated for several continuations."""
     config = unwrap(model).config.get_text_config()
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    return _skips_logits(unwrap(model)) and all(
+        type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers
+    )
 
 
 def _score_after_prompt(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
@@ -186,14 +188,22 @@ def _logits_at(
 ) -> torch.Tensor:
     """Logits (N, V) at the kept positions; the output head runs on these alone where the architecture can do that."""
     inner = unwrap(model)
-    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "use_cache": cache is not None}
+    inputs: dict[str, Any] = {
+        "input_ids": input_ids_BT,
+        "attention_mask": attention_mask_BT,
+        "use_cache": cache is not None,
+    }
     if cache is not None:
         inputs["past_key_values"] = cache
-    if hasattr(sys.modules[type(inner).__module__], "slice_logits_to_keep"):
-        logits = inner(**inputs, logits_to_keep=keep_BT).logits
-    else:
-        logits = inner(**inputs).logits
+    if _skips_logits(inner):
+        inputs["logits_to_keep"] = keep_BT
+    logits = inner(**inputs).logits
     return logits[keep_BT.to(logits.device)] if logits.ndim == 3 else logits
+
+
+def _skips_logits(inner: Any) -> bool:
+    """Whether the architecture takes a mask of positions as `logits_to_keep` (transformers 5)."""
+    return hasattr(sys.modules[type(inner).__module__], "slice_logits_to_keep")
 
 
 def _log_probabilities(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

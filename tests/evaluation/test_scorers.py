@@ -103,12 +103,13 @@ def test_options_after_one_prompt_score_like_the_definition(model, tokenizer, mo
 
 
 def test_models_with_other_memories_run_every_row_in_full(tokenizer):
-    from transformers import Gemma2Config
+    from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    class Fake:
-        config = Gemma2Config(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
-
-    assert not scorers._can_share(Fake())
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    assert not scorers._can_share(Gemma2ForCausalLM(config))
 
 
 def test_unsupervised_rows_score_nothing(model, tokenizer):
