@@ -116,9 +116,9 @@ def _choices(typed: Sequence[str]) -> list[str]:
     """Return the overrides of this job: as typed, or in a sweep as Hydra resolved them."""
     from hydra.core.hydra_config import HydraConfig
 
-    if HydraConfig.get().mode is None or HydraConfig.get().mode.name != "MULTIRUN":
-        return list(typed)
-    return list(HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    return list(hydra.overrides.task) if is_sweep else list(typed)
 
 
 def _split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -163,7 +163,7 @@ Examples
   python -m finetune recipe=quickstart
   python -m finetune recipe=legal_qlora model=embedded
   python -m finetune recipe=legal_qlora model=local model.path=~/models/llama data.path=contracts.jsonl
-  python -m finetune -m recipe=quickstart training.learning_rate=1e-3,3e-3 output_dir='outputs/${{training.learning_rate}}'
+  python -m finetune -m recipe=quickstart seed=1,2,3 output_dir='outputs/seed_${{seed}}'
 
 --verbose shows more messages, --cfg job prints the composed configuration, -m runs a sweep."""
 
@@ -186,7 +186,9 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         _say_error(f"{error.filename}: {error.strerror}")
         return EXIT_FAILED
-    _say_error(f"unexpected {type(error).__name__}: {one_line(error)[:500]} (run again with --verbose for the traceback)")
+    _say_error(
+        f"unexpected {type(error).__name__}: {one_line(error)[:500]} (run again with --verbose for the traceback)"
+    )
     logging.getLogger("finetune").debug("traceback", exc_info=error)
     return EXIT_FAILED
 

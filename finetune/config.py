@@ -175,7 +175,7 @@ class ModelConfig:
     context_length: int = MISSING
     """Longest input in tokens that the model was made for; a local model's is read from its config.json."""
     chat_template: str = "auto"
-    """`auto`: the tokenizer's own, else `chatml`; a name (chatml, plain); or a path to a Jinja file."""
+    """`auto`: the tokenizer's own, else `plain`; a name (chatml, plain); or a path to a Jinja file."""
     needs_gpu: bool = True
     """Whether training it without a GPU is refused, because it would take days."""
     dtype: Dtype = Dtype.auto

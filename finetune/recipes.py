@@ -26,7 +26,9 @@ def recipe_folders() -> list[Path]:
     if own:
         folder = Path(own).expanduser()
         if not folder.is_dir():
-            raise ConfigError(f"{USER_FOLDER_VARIABLE}: {own!r} is no folder; point it at a folder of recipe YAML files")
+            raise ConfigError(
+                f"{USER_FOLDER_VARIABLE}: {own!r} is no folder; point it at a folder of recipe YAML files"
+            )
         folders.insert(0, folder.resolve())
     return folders
 

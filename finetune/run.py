@@ -21,7 +21,17 @@ FINGERPRINTED = ("seed", "model", "quantization", "adapter", "data", "training")
 
 _OWN_FILES = ("config.yaml", "versions.json", "metrics.jsonl", "report.html", "README.md")
 _OWN_FOLDERS = ("checkpoints", "adapter", "evaluation", "export", "tracking")
-_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+)
 
 
 class RunState(Enum):

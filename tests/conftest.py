@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a tiny model made on the spot, and the real material beside the checkout where it is there."""
+"""Fixtures for all tests: a tiny model made on the spot, and the real material beside the checkout, if it is there."""
 
 import json
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "transformers", "datasets", "trl", "peft")
-WATCH = """
+WATCH = f"""
 import sys, runpy
 code = 0
 try:
@@ -17,9 +17,9 @@ try:
     runpy.run_module("finetune", run_name="__main__")
 except SystemExit as stop:
     code = stop.code
-print("IMPORTED", [name for name in %r if name in sys.modules])
+print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
 sys.exit(code)
-""" % (HEAVY,)
+"""
 
 
 def finetune(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

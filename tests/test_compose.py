@@ -64,7 +64,9 @@ def test_values_that_hydras_grammar_rejects_are_taken_literally(tmp_path: Path) 
     assert config.data.group == "a.b"
 
 
-@pytest.mark.parametrize("name", ["größe.csv", "data(1).csv", "a&b.csv", "x=y.csv", "with space.csv", "it's.csv", "a,b.csv"])
+@pytest.mark.parametrize(
+    "name", ["größe.csv", "data(1).csv", "a&b.csv", "x=y.csv", "with space.csv", "it's.csv", "a,b.csv"]
+)
 def test_odd_file_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config("quickstart", f"data.path={name}").data.path == str(tmp_path / name)
@@ -75,7 +77,9 @@ def test_quotes_that_the_shell_left_are_taken_off() -> None:
     assert (config.data.prompt, config.data.completion) == (CUAD_PROMPT, "{Governing Law-Answer}")
 
 
-@pytest.mark.parametrize("value", ["C:\\docs\\", "a\\'b", "\\\\server\\share", "tail\\", "${notclosed", "costs ${amount} now"])
+@pytest.mark.parametrize(
+    "value", ["C:\\docs\\", "a\\'b", "\\\\server\\share", "tail\\", "${notclosed", "costs ${amount} now"]
+)
 def test_backslashes_and_dollars_survive(value: str) -> None:
     assert load_config("quickstart", f"data.system={value}").data.system == value
 

@@ -69,7 +69,14 @@ def test_a_complete_run_is_known_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=7", "training.learning_rate=0.1", "adapter.rank=4", "quantization=nf4", "data.max_rows=9", "model.dtype=float32"],
+    [
+        "seed=7",
+        "training.learning_rate=0.1",
+        "adapter.rank=4",
+        "quantization=nf4",
+        "data.max_rows=9",
+        "model.dtype=float32",
+    ],
 )
 def test_another_configuration_is_refused_by_name_even_with_resume(change: str, tmp_path: Path) -> None:
     started(tmp_path)
@@ -91,7 +98,11 @@ def test_overwrite_deletes_the_runs_own_files_only(tmp_path: Path) -> None:
     write_text(tmp_path / "notes.txt", "mine")
     write_text(tmp_path / "data" / "mine.csv", "mine")
     assert open_folder(config_of(tmp_path, "overwrite=true", "seed=9"))[1] is RunState.new
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["data", "data/mine.csv", "notes.txt"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "data",
+        "data/mine.csv",
+        "notes.txt",
+    ]
 
 
 def test_deleting_twice_is_fine(tmp_path: Path) -> None:

@@ -82,9 +82,7 @@ def write_and_verify(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, fo
         files = write_safetensors(
             plan, target, tokenizer=tuned.tokenizer, card=card, max_shard_bytes=config.export.max_shard_bytes
         )
-        found = verify_safetensors(
-            target, reference, tokenizer=tuned.tokenizer, quantization_shift_kl_mean=shift
-        )
+        found = verify_safetensors(target, reference, tokenizer=tuned.tokenizer, quantization_shift_kl_mean=shift)
     write_json(folder.export / "manifest.json", manifest_content({ExportFormat.safetensors.name: files}))
     write_json(folder.verification, verification_to_json({ExportFormat.safetensors.name: found}))
     logger.info(

@@ -71,7 +71,9 @@ def check_cheaply(config: RunConfig) -> Rows:
 def check_data(config: RunConfig) -> Rows:
     """Read the rows and check that they allow what is asked of them."""
     if not config.data.path:
-        raise ConfigError("data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)")
+        raise ConfigError(
+            "data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)"
+        )
     splits, ledger = read_splits(config.data, seed=config.seed, offline=config.offline)
     select_metrics(config.evaluation.metrics, splits.test)
     return Rows(splits, ledger)

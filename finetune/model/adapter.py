@@ -61,6 +61,7 @@ def add_adapter(model: Any, adapter: AdapterConfig, *, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     every = ALL_LINEAR in adapter.target_modules
+    start: Any = "pissa_niter_16" if adapter.method is AdapterMethod.pissa else True
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
@@ -70,7 +71,7 @@ def add_adapter(model: Any, adapter: AdapterConfig, *, seed: int) -> Any:
         modules_to_save=list(adapter.modules_to_save) or None,
         use_rslora=adapter.method is AdapterMethod.rslora,
         use_dora=adapter.method is AdapterMethod.dora,
-        init_lora_weights="pissa_niter_16" if adapter.method is AdapterMethod.pissa else True,
+        init_lora_weights=start,
         ensure_weight_tying=bool(adapter.modules_to_save),
     )
     try:

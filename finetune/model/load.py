@@ -48,7 +48,7 @@ def load_base(
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=hardware.dtype,
             quantization_config=quantization_arguments(quantization, hardware.dtype),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
 from finetune.errors import TrainingError
@@ -123,6 +123,7 @@ def train_adapter(
     _drop_default_displays(trainer)
     restore_adapter_state(model, initial)  # SFTTrainer rounds fp32 adapters to bfloat16
     flow.trainer = trainer
+    trainer.before_save = metrics.flush
 
     checkpoint = newest_valid(folder.checkpoints) if resume and is_main_process() else None
     checkpoint = _same_everywhere(checkpoint, arguments_of.world_size)
@@ -262,9 +263,7 @@ def _write_adapter(model: Any, folder: RunFolder, initial: dict[str, Any] | None
         convert_pissa(staged, initial)
     shutil.rmtree(folder.adapter, ignore_errors=True)
     staged.rename(folder.adapter)
-    logger.info(
-        "adapter: %s (sha256 %s…)", folder.adapter, sha256(folder.adapter / "adapter_model.safetensors")[:12]
-    )
+    logger.info("adapter: %s (sha256 %s…)", folder.adapter, sha256(folder.adapter / "adapter_model.safetensors")[:12])
 
 
 def _result(trainer: AdapterTrainer, metrics: MetricsFile, folder: RunFolder, hardware: Hardware) -> TrainResult:

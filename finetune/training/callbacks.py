@@ -37,7 +37,9 @@ class Flow(TrainerCallback):
         control.should_save = last or step % self.save_steps == 0
         control.should_log = control.should_evaluate or step == 1 or step % self.training.logging_steps == 0
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
         loss = (metrics or {}).get("eval_loss")
         if loss is None or not math.isfinite(loss):
             return
@@ -76,7 +78,7 @@ class MetricsFile(TrainerCallback):
         self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._flush()
+        self.flush()
         self.watch.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -94,19 +96,15 @@ class MetricsFile(TrainerCallback):
             self.row["validation_loss"] = logs["eval_loss"]
         tokens, seconds = state.num_input_tokens_seen, self.watch.seconds
         if seconds > self._seconds_before:
-            self.row["tokens_per_second"] = round(
-                (tokens - self._tokens_before) / (seconds - self._seconds_before), 1
-            )
+            self.row["tokens_per_second"] = round((tokens - self._tokens_before) / (seconds - self._seconds_before), 1)
             self._tokens_before, self._seconds_before = tokens, seconds
         self.row |= {"tokens": tokens, "peak_memory_bytes": peak_memory_bytes(self.device)}
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._flush()
-
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Append the pending row, if there is one."""
         if self.row and is_main_process():
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.row) + "\n")
@@ -136,7 +134,13 @@ class ProgressDisplay(TrainerCallback):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
         self.bar = Progress(*columns, console=Console(stderr=True))
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
         self.bar.start()

@@ -36,7 +36,9 @@ class WandbScalars(TrainerCallback):
             x_disable_stats=True,
             x_disable_machine_info=True,
         )
-        self.run = wandb.init(project=self.tracking.project, name=self.folder.path.name, dir=str(target), settings=settings)
+        self.run = wandb.init(
+            project=self.tracking.project, name=self.folder.path.name, dir=str(target), settings=settings
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.run is not None and self.metrics.row:

@@ -4,6 +4,7 @@ Legend: B rows, T tokens, V vocabulary, P supervised positions.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune.config import AdapterConfig
 from finetune.errors import TrainingError
 from finetune.log import is_main_process
 from finetune.model.adapter import save_adapter
+from finetune.run import read_json
 from finetune.training import checkpoints
 from finetune.training.batches import IGNORED, MicroBatches
 
@@ -34,6 +36,8 @@ class AdapterTrainer(SFTTrainer):
         self.keep_checkpoints = keep_checkpoints
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole step itself
         self.pending_tokens = 0
+        self.before_save: Callable[[], None] = lambda: None
+        """Called before a checkpoint is written: what the checkpoint's step logged must be on disk by then."""
         self.checkpoints_dir = Path(arguments["args"].output_dir)
 
     def compute_loss(
@@ -95,7 +99,8 @@ class AdapterTrainer(SFTTrainer):
     def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         if self.args.world_size == 1:
             return values
-        return self.accelerator.reduce(values.float().to(self.args.device), reduction="sum").double().cpu()
+        summed: Any = self.accelerator.reduce(values.double().to(self.args.device), reduction="sum")
+        return summed.cpu()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.count_tokens()
@@ -109,6 +114,7 @@ class AdapterTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.count_tokens()
+        self.before_save()
         states = gather_object([checkpoints.RandomState.capture().to_json()])
         if is_main_process():
             target = self.checkpoints_dir / checkpoints.checkpoint_name(self.state.global_step)
@@ -135,7 +141,7 @@ class AdapterTrainer(SFTTrainer):
     def _load_scaler(self, checkpoint: str | None) -> None:
         file = Path(checkpoint) / "scaler.json" if checkpoint else None
         if file is not None and file.is_file() and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(checkpoints.json.loads(file.read_text(encoding="utf-8")))
+            self.accelerator.scaler.load_state_dict(read_json(file))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -146,9 +152,10 @@ class AdapterTrainer(SFTTrainer):
         if self.optimizer is None and self.adapter_config.lora_plus_ratio is not None:
             from peft.optimizers import create_loraplus_optimizer
 
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            peft_model: Any = self.model
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, peft_model)
             self.optimizer = create_loraplus_optimizer(
-                self.model,
+                peft_model,
                 optimizer_class,
                 loraplus_lr_ratio=self.adapter_config.lora_plus_ratio,
                 loraplus_weight_decay=self.args.weight_decay,

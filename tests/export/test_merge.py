@@ -252,6 +252,14 @@ def test_dequantised_base_rounds_linear_weights_only(tiny_model_dir: Path, make_
     )
 
 
+def test_fully_trained_weights_skip_the_round_trip(tiny_model_dir: Path, make_adapter: Callable[..., Path]) -> None:
+    adapter = make_adapter(tiny_model_dir, target_modules=["q_proj"], modules_to_save=["up_proj"])
+    merged = weights(plan_merge(tiny_model_dir, adapter, round_trip=RoundTrip(function=torch.zeros_like)))
+    trained = load_file(adapter / "adapter_model.safetensors")["base_model.model.model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(merged["model.layers.0.mlp.up_proj.weight"], trained.half())
+    assert not merged["model.layers.0.mlp.down_proj.weight"].any()
+
+
 UNKNOWN = {
     "use_qalora": True,
     "lora_bias": True,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -109,6 +110,7 @@ def test_sharded_base_of_mixed_types(tmp_path: Path, tiny_model_dir: Path, plan:
     base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
     stored = load_file(base / "model.safetensors")
     stored["model.layers.0.input_layernorm.weight"] = torch.rand(64)
+    stored["an_odd_one"] = torch.ones(3, dtype=torch.float16)
     (base / "model.safetensors").unlink()
     halves = {"a.safetensors": sorted(stored)[::2], "b.safetensors": sorted(stored)[1::2]}
     for name, keys in halves.items():
@@ -116,10 +118,11 @@ def test_sharded_base_of_mixed_types(tmp_path: Path, tiny_model_dir: Path, plan:
     weight_map = {key: name for name, keys in halves.items() for key in keys}
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     files = write_safetensors(plan_merge(base, plan.adapter.folder), tmp_path / "out", tokenizer=tokenizer, card="")
-    written = load_file(files.folder / "model.safetensors")
+    written, tensors = load_file(files.folder / "model.safetensors"), read_checkpoint(files.folder)
     assert {name: weight.dtype for name, weight in written.items()} == {n: w.dtype for n, w in stored.items()}
     name = "model.layers.0.input_layernorm.weight"
     assert torch.equal(written[name], stored[name])
+    assert all(tensor.offset % (tensor.num_bytes // math.prod(tensor.shape)) == 0 for tensor in tensors.values())
     (base / "b.safetensors").unlink()
     with pytest.raises(ExportError, match=r"b\.safetensors"):
         plan_merge(base, plan.adapter.folder)

@@ -110,5 +110,5 @@ def test_folders_that_are_no_adapter(what: str, tmp_path: Path) -> None:
         (folder / "adapter_config.json").write_text("{" if what == "damaged" else '{"peft_type": "PREFIX_TUNING"}')
         weights = "adapter_model.bin" if what == "pickle only" else "adapter_model.safetensors"
         (folder / weights).write_bytes(b"")
-    with pytest.raises(ModelError, match="adapter.path"):
+    with pytest.raises(ModelError, match=r"adapter\.path"):
         check_adapter_folder(folder)

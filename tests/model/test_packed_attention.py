@@ -27,7 +27,9 @@ def packed_logits(model: Any, parts: list[torch.Tensor]) -> tuple[torch.Tensor, 
     lengths = [part.shape[1] for part in parts]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     with packed(model):
-        row = model(torch.cat(parts, 1), position_ids=positions, document_buckets=make_buckets(lengths), use_cache=False)
+        row = model(
+            torch.cat(parts, 1), position_ids=positions, document_buckets=make_buckets(lengths), use_cache=False
+        )
     return row.logits[0].split(lengths)
 
 
@@ -115,6 +117,8 @@ def small_model() -> Callable[[str], Any]:
         heads = {"head_dim": 8} if family in {"qwen3", "gemma3_text", "smollm3"} else {}
         torch.manual_seed(0)
         tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **extra, **heads, **tokens)).eval()
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(family, **sizes, **extra, **heads, **tokens)
+        ).eval()
 
     return make
