@@ -53,6 +53,8 @@ class Ledger:
     """Rows whose answer was cut."""
     shortened_prompts: int = 0
     """Rows whose prompt lost the middle of its longest texts, so that the answer fits."""
+    continued_answers: int = 0
+    """Rows whose answer was too long and goes on in further examples that repeat the prompt."""
     prompt_tokens_removed: int = 0
     duplicates: dict[str, int] = field(default_factory=lambda: {"exact": 0, "near": 0, "across_splits": 0})
     """A view of rejected: `exact` inside one file, `across_splits` training rows that stand in another split's file."""
@@ -117,6 +119,7 @@ class Ledger:
             "rows_not_drawn": self.rows_not_drawn,
             "answer_tokens_lost_share": round(self.answer_tokens_lost_share, 6),
             "shortened_prompts": self.shortened_prompts,
+            "continued_answers": self.continued_answers,
             "prompt_tokens_removed": self.prompt_tokens_removed,
             "sources": self.sources,
             "examples": self.examples,
@@ -145,6 +148,8 @@ class Ledger:
             table.append(
                 f"  {self.shortened_prompts:,} prompts shortened by {self.prompt_tokens_removed:,} tokens in all"
             )
+        if self.continued_answers:
+            table.append(f"  {self.continued_answers:,} long answers go on in further examples that repeat the prompt")
         if self.truncated_rows:
             share = f"{100 * self.answer_tokens_lost_share:.1f} %"
             table.append(

@@ -42,10 +42,10 @@ def fit(
 ) -> list[Example]:
     """Tokenise a conversation into examples of at most `max_length` tokens.
 
-    A chat gives one example: its prompt is shortened first, in the middle of its longest texts; an answer that still
-    does not fit is cut. A plain text gives as many as it needs (`item#1`, …): each begins with the last token of the
-    one before, which carries no loss there, so that every token is predicted once. Nothing is returned where no token
-    carries loss. Counts go to `ledger`, if given.
+    The prompt of a chat is shortened first, in the middle of its longest texts; an answer that still does not fit goes
+    on in further examples (`item#2`, …) that repeat the prompt. A plain text gives as many as it needs (`item#1`, …):
+    each begins with the last token of the one before, which carries no loss there, so that every token is predicted
+    once. Nothing is returned where no token carries loss. Counts go to `ledger`, if given.
 
     Raises:
         ModelError: see `tokenize_conversation`.
@@ -135,7 +135,8 @@ def _fit(encoded: Encoded, tokenizer: Any, max_length: int, ledger: Ledger, *, l
     else:
         if len(encoded.input_ids) > max_length:
             shorter = shorten_prompt(encoded, tokenizer, max_length, last_turn_only=last_turn_only)
-        examples = [to_example(shorter, min(len(shorter.input_ids), max_length))]
+        examples = _continued(shorter, max_length)
+        ledger.continued_answers += len(examples) > 1
     examples = [example for example in examples if example.num_supervised > 0]
     lost = sum(shorter.loss_mask) - sum(example.num_supervised for example in examples)
     ledger.tokens["truncated"] += lost
@@ -169,6 +170,36 @@ def _chunks(encoded: Encoded, max_length: int) -> list[Example]:
             )
         )
     return chunks
+
+
+def _continued(encoded: Encoded, max_length: int) -> list[Example]:
+    """Cut a chat into rows of at most `max_length` tokens: the first, then the rest of the answer behind its prompt.
+
+    The prompt is repeated (its last half of `max_length` tokens where it is longer), so that no answer token is lost;
+    only the last row ends the turn. A prompt that leaves no room for an answer gives one row without loss.
+    """
+    num_tokens = len(encoded.input_ids)
+    rows = [to_example(encoded, min(num_tokens, max_length))]
+    if num_tokens <= max_length or not rows[0].num_supervised:
+        return rows
+    prompt_end = max_length
+    while prompt_end > 0 and encoded.loss_mask[prompt_end - 1]:
+        prompt_end -= 1
+    prompt = encoded.input_ids[max(0, prompt_end - max_length // 2) : prompt_end]
+    room = max_length - len(prompt)
+    for number, start in enumerate(range(max_length, num_tokens, room), start=2):
+        stop = min(start + room, num_tokens)
+        known, reached = to_example(encoded, start), to_example(encoded, stop)
+        rows.append(
+            replace(
+                reached,
+                item_id=f"{encoded.conversation.item_id}#{number}",
+                input_ids=[*prompt, *encoded.input_ids[start:stop]],
+                loss_mask=[*(False for _ in prompt), *encoded.loss_mask[start:stop]],
+                num_supervised_bytes=reached.num_supervised_bytes - known.num_supervised_bytes,
+            )
+        )
+    return rows
 
 
 def _check_lost(ledger: Ledger, max_length: int) -> None:

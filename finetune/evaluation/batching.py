@@ -52,7 +52,7 @@ def track(batches: Sequence[list[int]], num_items: int, label: str | None) -> It
             done += len(batch)
             bar.update(task, completed=done)
             now = time.monotonic()
-            if label is not None and not terminal and now - last > LOG_EVERY_SECONDS:
+            if label is not None and not terminal and done < num_items and now - last > LOG_EVERY_SECONDS:
                 last = now
                 left = (now - started) / done * (num_items - done)
                 logger.info("%s: %d of %d items, about %s left", label, done, num_items, duration(left))

@@ -92,14 +92,7 @@ def interval_chart(
     left, right = 8.0, width - 8.0
     parts = [_text(0, 12, title, "chart-title")]
     if bounds is not None:
-        ticks = nice_ticks(*bounds, 5)
-        for tick, label in zip(ticks, tick_labels(ticks), strict=True):
-            x = _scale(bounds, (left, right))(tick)
-            label, anchor = label + unit, "start" if x - left < 8 else "end" if right - x < 8 else "middle"
-            parts += [
-                _rule(x, top, x, height - bottom, "grid"),
-                _text(x, height - bottom + 16, label, "tick", anchor),
-            ]
+        parts += _axis(bounds, (left, right), (top, height - bottom), unit)
     if reference is not None:
         middle = _scale(bounds or (reference - 1, reference + 1), (left, right))(reference)
         rows = [top + row_height * row + 32 for row in range(len(intervals))]
@@ -132,6 +125,17 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{tick:,.{decimals}f}" for tick in ticks]
+
+
+def _axis(bounds: Point, across: Point, down: Point, unit: str) -> list[str]:
+    """Grid lines with their labels below, between the pixels `across` (left, right) and `down` (top, bottom)."""
+    parts: list[str] = []
+    ticks = nice_ticks(*bounds, 5)
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+        x = _scale(bounds, across)(tick)
+        anchor = "start" if x - across[0] < 8 else "end" if across[1] - x < 8 else "middle"
+        parts += [_rule(x, down[0], x, down[1], "grid"), _text(x, down[1] + 16, label + unit, "tick", anchor)]
+    return parts
 
 
 def _finite(line: Line) -> Line:

@@ -167,7 +167,7 @@ def passed(found: Any) -> bool:
 
 def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     """Nested values as (dotted key, text) rows."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not prefix):
         for key, inner in value.items():
             yield from flat(f"{prefix}.{key}" if prefix else str(key), inner)
     elif isinstance(value, list):

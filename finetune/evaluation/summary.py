@@ -144,25 +144,26 @@ def format_p(p_value: float) -> str:
     return "p<0.001" if p_value < 0.001 else f"p={p_value:.3f}"
 
 
-def format_estimate(estimate: Estimate) -> str:
-    """Value and interval; one item alone has no interval."""
-    if estimate.low == estimate.high:
-        return f"{estimate.value:.2f} [no interval]"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+def _estimate_text(estimate: Estimate, places: int) -> str:
+    if estimate.low == estimate.high:  # one item alone
+        return f"{estimate.value:.{places}f} [no interval]"
+    return f"{estimate.value:.{places}f} [{estimate.low:.{places}f}, {estimate.high:.{places}f}]"
 
 
 def _cells(name: str, metric: MetricResult) -> list[str]:
     estimates, comparison = metric.estimates, metric.comparison
     n = max(estimate.n for estimate in estimates.values())
-    path = " → ".join(format_estimate(estimates[model]) for model in (BASE, TUNED) if model in estimates)
+    places = 3 if name == "bits_per_byte" else 2
+    path = " → ".join(_estimate_text(estimates[model], places) for model in (BASE, TUNED) if model in estimates)
     others = [
-        f"{'majority' if model == MAJORITY else model} {estimate.value:.2f}"
+        f"{'majority' if model == MAJORITY else model} {estimate.value:.{places}f}"
         for model, estimate in estimates.items()
         if model not in (BASE, TUNED)
     ]
     cells = [name, path, "  ".join(others), "", "", f"(n={n})"]
     if comparison is not None:
-        cells[3] = f"{comparison.difference:+.2f} [{comparison.low:.2f}, {comparison.high:.2f}]"
+        ends = f"[{comparison.low:.{places}f}, {comparison.high:.{places}f}]"
+        cells[3] = f"{comparison.difference:+.{places}f} {ends}"
         cells[4] = format_p(comparison.p_value)
         needed = items_needed(n, comparison) if comparison.verdict == "not_enough_data" else None
         hint = f", about {needed:,} would show a difference of this size" if needed else ""

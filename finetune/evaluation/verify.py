@@ -109,6 +109,7 @@ def reference_outputs(
 
     if not prompts:
         raise ExportError("there are no held-out prompts to verify the export on; set data.test_share above 0")
+    assert all(len(prompt) for prompt in prompts)
     with plain_model(base_dir, device, round_trip) as plain:
         base = plain.model
         try:

@@ -56,7 +56,7 @@ def explain(result: EvaluationResult | None) -> Explanation:
         )
     comparison = metric.comparison
     headline = _HEADLINES[comparison.verdict].format(scores=_scores(result.main_metric, metric))
-    remarks = [*_range(result.main_metric, metric), *_majority(metric), *_contradictions(result)]
+    remarks = [*_range(result.main_metric, metric), *_majority(metric), *_other_verdicts(result)]
     return Explanation(verdict=comparison.verdict, headline=headline, remarks=tuple(remarks))
 
 
@@ -144,9 +144,12 @@ def _majority(metric: MetricResult) -> list[str]:
     return [f"{share}."]
 
 
-def _contradictions(result: EvaluationResult) -> list[str]:
+def _other_verdicts(result: EvaluationResult) -> list[str]:
+    main = result.metrics[result.main_metric].comparison
     return [
-        f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, however, it became worse."
+        f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, it became {metric.comparison.verdict}."
         for name, metric in result.metrics.items()
-        if name != result.main_metric and metric.comparison is not None and metric.comparison.verdict == "worse"
+        if metric.comparison is not None
+        and metric.comparison.verdict in ("better", "worse")
+        and (main is None or metric.comparison.verdict != main.verdict)
     ]

@@ -68,31 +68,56 @@ def test_the_longest_prompt_texts_are_shortened_first(chatml_tokenizer: Any) -> 
         assert kept in text
 
 
-def test_an_answer_that_does_not_fit_is_cut_and_counted(chatml_tokenizer: Any) -> None:
+def test_an_answer_that_does_not_fit_goes_on_behind_its_prompt(chatml_tokenizer: Any) -> None:
     row = qa("which law?", words(300))
     whole = tokenize_conversation(row, chatml_tokenizer)
     ledger = ledger_for([row])
-    (example,) = tokenize_split([row], chatml_tokenizer, 100, ledger)
-    assert example.input_ids == whole.input_ids[:100]
-    assert ledger.truncated_rows == 1
-    assert ledger.tokens["truncated"] == whole.num_supervised - example.num_supervised
-    assert ledger.tokens["supervised"] == example.num_supervised
-    answer = chatml_tokenizer.decode(example.input_ids).split("assistant\n")[1]
-    assert example.num_supervised_bytes == len(answer.encode())
-    assert "answers cut" in "\n".join(ledger.lines())
+    examples = tokenize_split([row], chatml_tokenizer, 100, ledger)
+    prompt = whole.input_ids[: whole.loss_mask.index(True)]
+    assert len(examples) > 3 and all(len(example.input_ids) <= 100 for example in examples)
+    assert all(example.input_ids[: len(prompt)] == prompt for example in examples)
+    learned = [
+        token
+        for example in examples
+        for token, supervised in zip(example.input_ids, example.loss_mask, strict=True)
+        if supervised
+    ]
+    assert learned == [token for token, on in zip(whole.input_ids, whole.loss_mask, strict=True) if on]
+    assert sum(example.num_supervised_bytes for example in examples) == whole.num_supervised_bytes
+    assert [example.item_id for example in examples[:3]] == ["1", "1#2", "1#3"]
+    assert (ledger.truncated_rows, ledger.tokens["truncated"], ledger.continued_answers) == (0, 0, 1)
+    assert ledger.tokens["supervised"] == whole.num_supervised
+    assert "long answers go on" in "\n".join(ledger.lines())
 
 
-def test_a_prompt_keeps_a_quarter_even_where_the_answer_is_cut(chatml_tokenizer: Any) -> None:
-    (example,) = fit(qa(words(300), words(300)), chatml_tokenizer, 200)
+def test_a_long_chat_loses_no_answer_token(chatml_tokenizer: Any) -> None:
+    turns = [(role, words(60)) for _ in range(4) for role in ("user", "assistant")]
+    messages = tuple(Message(role=role, content=content) for role, content in turns)
+    row = Conversation(item_id="1", source="f:1", messages=messages)
+    whole = tokenize_conversation(row, chatml_tokenizer)
+    ledger = ledger_for([row])
+    examples = tokenize_split([row], chatml_tokenizer, 150, ledger)
+    assert len(examples) > 1 and all(len(example.input_ids) <= 150 for example in examples)
+    assert ledger.tokens["supervised"] == whole.num_supervised and ledger.tokens["truncated"] == 0
+
+
+def test_a_prompt_keeps_a_quarter_even_where_the_answer_is_long(chatml_tokenizer: Any) -> None:
+    example, *_ = fit(qa(words(300), words(300)), chatml_tokenizer, 200)
     first = example.loss_mask.index(True)
     assert 40 <= first <= 75
     assert len(example.input_ids) == 200
 
 
 def test_too_many_lost_answer_tokens_stop_the_run(chatml_tokenizer: Any) -> None:
-    rows = [qa("which law?", words(100), str(number)) for number in range(3)]
+    tools = '[{"name": "' + words(100) + '"}]'
+    ensure_chat_template(chatml_tokenizer, "chatml")
+    fitting = [qa("which law?", "New York", str(number)) for number in range(3)]
+    hopeless = [
+        Conversation(item_id=f"h{n}", source=f"f:{n}", messages=qa("Q", words(9)).messages, tools=tools)
+        for n in range(3)
+    ]
     with pytest.raises(DataError, match=r"\d+\.\d % of the answer tokens \([\d,]+ of [\d,]+\) do not fit") as caught:
-        tokenize_split(rows, chatml_tokenizer, 100, ledger_for(rows, limit=0.05))
+        tokenize_split([*fitting, *hopeless], chatml_tokenizer, 100, ledger_for([*fitting, *hopeless], limit=0.05))
     for option in ("training.max_length=100", "data.max_answer_tokens_lost=0.05", "Raise training.max_length"):
         assert option in str(caught.value)
 

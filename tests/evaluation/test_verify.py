@@ -312,9 +312,10 @@ def test_real_models_pass_with_a_random_adapter(name: str, dtype: str, shared_di
     tokenizer.save_pretrained(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).save_pretrained(tmp_path / "base")
     adapter = random_adapter(tmp_path / "base", tmp_path / "adapter", lora_alpha=16)
-    text = "Once upon a time there was a little girl named Lily. She loved to play outside with her big red ball. " * 4
+    text = "Once upon a time there was a little girl named Lily. She loved to play outside with her big red ball. " * 16
     ids = tokenizer(text)["input_ids"]
     prompts = [ids[start : start + 60] for start in range(0, 140, 10)]
+    assert all(len(prompt) == 60 for prompt in prompts)
     files = write_safetensors(
         plan_merge(tmp_path / "base", adapter), tmp_path / "out", tokenizer=tokenizer, card="", max_shard_bytes=400_000
     )
