@@ -6,7 +6,7 @@ contract; contracts that the base model read while it was trained are never on t
 quantisation and float32 products, rank 16 on every linear layer, plain PyTorch and peft. Accuracy is an eight-way
 choice by log-likelihood of the answer. Prints one table, writes one JSON.
 
-    python benchmarks/bench_embedded_base.py [--shared-data ../shared/data] [--seeds 0 1]
+    python benchmarks/bench_embedded_base.py [--shared-data ../shared/data] [--seeds 0 1 7]
 
 Tensor suffixes: B rows, T positions, V vocabulary, C choices, A answer positions.
 """
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models/embedded")
     parser.add_argument("--shared-data", type=Path, default=ROOT.parent / "shared/data")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 7])
     parser.add_argument("--steps", type=int, default=400, help="per seed; the default takes three minutes on two cores")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--batch-rows", type=int, default=8)

@@ -8,6 +8,7 @@ from typing import Any
 from finetune import overrides as words
 from finetune.config import MISSING, DataConfig, RunConfig
 from finetune.errors import ConfigError, did_you_mean, one_line
+from finetune.log import is_logging_set_up, quiet_libraries, set_up_logging
 from finetune.model.shape import context_of, read_model_config, recommend, shape_of
 from finetune.recipes import bundled_root, find_recipe, register_recipe
 
@@ -22,6 +23,9 @@ def load_config(recipe: str | None = None, *overrides: str) -> RunConfig:
     Raises:
         ConfigError: an unknown recipe, group, key or a value that cannot work, with the nearest names.
     """
+    quiet_libraries()
+    if not is_logging_set_up():
+        set_up_logging()
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 

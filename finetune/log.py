@@ -18,8 +18,13 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_logging_set_up() -> bool:
+    """Whether somebody listens to this package's messages."""
+    return bool(logging.getLogger("finetune").handlers)
+
+
 def set_up_logging(*, verbose: bool = False) -> None:
-    """Send this package's messages to standard error; other libraries speak from warnings upwards only."""
+    """Send this package's messages to standard error; other libraries speak of errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     own = logging.getLogger("finetune")
@@ -48,6 +53,8 @@ def quiet_libraries() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "BITSANDBYTES_NOWELCOME": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # Threads that wait by spinning slow everything down thirty times as soon as another program uses the cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
         # Large results of elementwise arithmetic cost twice the time where each is mapped afresh.
         "MALLOC_MMAP_THRESHOLD_": "4294967296",
         "MALLOC_TRIM_THRESHOLD_": "4294967296",

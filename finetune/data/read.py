@@ -102,7 +102,7 @@ def _read_source(path: str, split: str, data: DataConfig, ledger: Ledger, *, off
     ledger.rows_read += num_rows
     ledger.sources[split] = {"path": path, "rows": num_rows, "rejected": len(rejections), "format": format.name}
     _check_rejected_share(path, num_rows, rejections, data.max_rejected_share)
-    logger.info("%s: %d rows of format %s, %d rejected", path, num_rows, format.name, len(rejections))
+    logger.debug("%s: %d rows of format %s, %d rejected", path, num_rows, format.name, len(rejections))
     return conversations
 
 

@@ -39,10 +39,16 @@ def build_report(run_dir: Path) -> str:
     )
 
 
-def build_model_card(run_dir: Path) -> str:
-    """Render the run's `README.md`: a model card in Markdown with the metadata that model hubs read."""
+def build_model_card(run_dir: Path, *, merged: bool = False) -> str:
+    """Render the run's `README.md`: a model card in Markdown with the metadata that model hubs read.
+
+    `merged` gives the text for the folder of a merged model, whose metadata and verification stand elsewhere. Cards
+    are made to be shared: of local paths they name the last part only.
+    """
     record = read_run(run_dir)
-    base = facts.get(record.config, "model", "path") or facts.get(record.config, "model", "hub_id")
+    path = facts.get(record.config, "model", "path")
+    base = Path(str(path)).name if path else facts.get(record.config, "model", "hub_id")
+    source = str(facts.get(record.config, "data", "path") or "")
     has_tokenizer = (run_dir / "adapter" / "tokenizer_config.json").is_file()
     metadata = {
         "license": str(facts.get(record.config, "model", "license") or "unknown").lower(),
@@ -55,6 +61,8 @@ def build_model_card(run_dir: Path) -> str:
         "model_card.md",
         record,
         autoescape=False,
+        merged=merged,
+        data_source=Path(source).name if Path(source).is_absolute() else source,
         metadata=yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip(),
         load_from=json.dumps(base),
         tokenizer_from=json.dumps("adapter" if has_tokenizer else base),

@@ -1,5 +1,6 @@
 """Steps that several jobs share: what is checked before anything costs time, and what is loaded after that."""
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import AdapterMethod, RunConfig
+from finetune.config import AdapterMethod, RunConfig, Tracker, TrackingConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
 from finetune.errors import ConfigError
@@ -65,7 +66,14 @@ def check_cheaply(config: RunConfig) -> Rows:
     check_quantizable(config.quantization, config.model.shape, config.model.name)
     if config.adapter.path is not None:
         check_adapter_folder(Path(config.adapter.path))
+    check_tracker(config.tracking)
     return check_data(config)
+
+
+def check_tracker(tracking: TrackingConfig) -> None:
+    """Refuse a tracker that is not installed, before anything long begins."""
+    if tracking.tracker is Tracker.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("tracking=wandb: wandb is not installed; run pip install 'finetune[wandb]'")
 
 
 def check_data(config: RunConfig) -> Rows:

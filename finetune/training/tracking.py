@@ -5,7 +5,6 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finetune.config import Tracker, TrackingConfig
-from finetune.errors import ConfigError
 from finetune.log import is_main_process
 from finetune.run import RunFolder
 from finetune.training.callbacks import MetricsFile
@@ -23,7 +22,8 @@ class WandbScalars(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not is_main_process():
             return
-        wandb = _wandb()
+        import wandb
+
         target = self.folder.path / "tracking"
         target.mkdir(exist_ok=True)
         settings = wandb.Settings(
@@ -48,27 +48,6 @@ class WandbScalars(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.run is not None:
             self.run.finish()
-
-
-def _wandb() -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError("tracking=wandb: wandb is not installed; run pip install 'finetune[wandb]'") from None
-    return wandb
-
-
-def check_tracker(tracking: TrackingConfig) -> None:
-    """Refuse a tracker that is not installed, before anything long begins.
-
-    Raises:
-        ConfigError: naming the extra to install.
-    """
-    if tracking.tracker is Tracker.wandb:
-        import importlib.util
-
-        if importlib.util.find_spec("wandb") is None:
-            raise ConfigError("tracking=wandb: wandb is not installed; run pip install 'finetune[wandb]'")
 
 
 def tracking_callbacks(tracking: TrackingConfig, metrics: MetricsFile, folder: RunFolder) -> list[TrainerCallback]:
