@@ -1,9 +1,12 @@
 """Turn an open language model into a domain specialist on your own machine.
 
-    from finetune import load_config, run
-    result = run(load_config("quickstart"))
+    from finetune import load_config
+    from finetune.jobs.run import run
 
-Importing this package imports neither torch nor Hydra.
+    run(load_config("quickstart"))
+
+The other jobs lie beside it: `finetune.jobs.train`, `evaluate`, `export`, `inspect`, `report`, `prefetch`. Importing this
+package imports neither torch nor Hydra.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,24 +16,14 @@ from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
     from finetune.compose import load_config
-    from finetune.jobs.evaluate import evaluate
-    from finetune.jobs.export import export
-    from finetune.jobs.inspect import inspect
-    from finetune.jobs.report import report
-    from finetune.jobs.run import run
-    from finetune.jobs.train import train
 
 __version__ = "0.1.0"
-__all__ = ["FinetuneError", "RunConfig", "evaluate", "export", "inspect", "load_config", "report", "run", "train"]
-
-_LAZY = {"load_config": "finetune.compose"} | {
-    name: f"finetune.jobs.{name}" for name in ("evaluate", "export", "inspect", "report", "run", "train")
-}
+__all__ = ["FinetuneError", "RunConfig", "load_config"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
-    import importlib
+    if name == "load_config":  # imported when asked for: composition needs more than the package's own files
+        from finetune.compose import load_config
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+        return load_config
+    raise AttributeError(f"module 'finetune' has no attribute {name!r}")

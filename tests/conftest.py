@@ -1,7 +1,8 @@
 """Fixtures for all tests: a tiny model made on the spot, and the real material beside the checkout, if it is there."""
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """Leave no handler of this test's command line to the next one."""
+    yield
+    own = logging.getLogger("finetune")
+    own.handlers[:] = []
+    own.propagate = True
+    own.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ def export(config: RunConfig) -> Path:
     """
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
-    write_and_verify(config, rows, steps.load_tuned(config, folder), folder)
+    if config.export.formats:
+        write_and_verify(config, rows, steps.load_tuned(config, folder), folder)
     report.report_part(folder)
     check_verified(folder)
     return folder.export

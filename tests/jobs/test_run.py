@@ -135,7 +135,7 @@ def test_a_wrong_export_fails_the_run(
     original = merge._updated
 
     def sabotaged(*arguments: Any, **named: Any) -> Any:
-        return (block * 1.5 for block in original(*arguments, **named))
+        return ((start, block * 1.5) for start, block in original(*arguments, **named))
 
     monkeypatch.setattr(merge, "_updated", sabotaged)
     words = words_of(tiny_model_dir, rows, out, f"quantization={finished.name}")
