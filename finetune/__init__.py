@@ -5,8 +5,8 @@
 
     run(load_config("quickstart"))
 
-The other jobs lie beside it: `finetune.jobs.train`, `evaluate`, `export`, `inspect`, `report`, `prefetch`. Importing this
-package imports neither torch nor Hydra.
+The other jobs lie beside it: `finetune.jobs.train`, `evaluate`, `export`, `inspect`, `report`, `prefetch`. Importing
+this package imports neither torch nor Hydra.
 """
 
 from typing import TYPE_CHECKING, Any

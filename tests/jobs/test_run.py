@@ -214,7 +214,10 @@ def test_two_processes_learn_what_one_learns(tiny_model_dir: Path, rows: Path, t
     assert one[1]["tokens"] == two[1]["tokens"]
 
 
-def test_a_sweep_makes_a_run_each(tiny_model_dir: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_sweep_makes_a_run_each(
+    tiny_model_dir: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [word for word in words_of(tiny_model_dir, rows, tmp_path) if not word.startswith("output_dir")]
     assert main(["train", "-m", *words, "seed=1,2", f"output_dir={tmp_path}/seed_${{seed}}"]) == 0
     assert all((tmp_path / name / "adapter").is_dir() for name in ("seed_1", "seed_2"))
+    assert capsys.readouterr().err.count("trained 4 steps") == 2, "each run of a sweep reports"
