@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import EXIT_FAILED, EXIT_MISTAKE, ConfigError, FinetuneError, did_you_mean, one_line
+from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.log import is_main_process, quiet_libraries, set_up_logging
 
 COMMANDS = {
@@ -192,8 +192,6 @@ def _unexpected(error: Exception) -> int:
     logging.getLogger("finetune").debug("traceback", exc_info=error)
     return EXIT_FAILED
 
-
-__all__ = ["COMMANDS", "EXIT_MISTAKE", "help_text", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

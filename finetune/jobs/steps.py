@@ -87,12 +87,12 @@ def check_data(config: RunConfig) -> Rows:
     return Rows(splits, ledger)
 
 
-def load_tokenizer(config: RunConfig, *, offline: bool | None = None) -> tuple[Any, Path]:
+def load_tokenizer(config: RunConfig) -> tuple[Any, Path]:
     """Find (or download) the base model and load its tokenizer, chat template included."""
     from finetune.data.chat_template import ensure_chat_template
     from finetune.model.load import load_tokenizer as load
 
-    base_dir = resolve_base(config.model, offline=config.offline if offline is None else offline)
+    base_dir = resolve_base(config.model, offline=config.offline)
     tokenizer = load(base_dir)
     name = ensure_chat_template(tokenizer, config.model.chat_template)
     logger.info("base model: %s (%s); chat template: %s", config.model.name, config.model.license, name)
