@@ -79,6 +79,16 @@ def _train_new(
         duration(result.seconds),
         f"{result.tokens_per_second:,.0f}",
     )
+    first, best = result.first_validation_loss, result.best_validation_loss
+    if first is not None and best is not None and best >= first:
+        logger.warning(
+            "the validation loss never fell below the untrained model's (%.4f; best %.4f at step %d): lower "
+            "training.learning_rate (now %g), or train longer on more rows",
+            first,
+            best,
+            result.best_step,
+            config.training.learning_rate,
+        )
     if steps.base_is_changed(config):
         return steps.load_tuned(config, folder)
     return steps.Tuned(model, tokenizer, base_dir, hardware, result)

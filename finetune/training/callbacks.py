@@ -41,15 +41,15 @@ class Flow(TrainerCallback):
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
     ) -> None:
         loss = (metrics or {}).get("eval_loss")
-        if loss is None or not math.isfinite(loss):
-            return
+        if loss is None or not math.isfinite(loss) or state.global_step == 0:
+            return  # the untrained model is what the best checkpoint is compared with, not a checkpoint
         if state.best_metric is None or loss < state.best_metric:
             state.best_metric, state.best_global_step = loss, state.global_step
-            if is_main_process() and state.global_step > 0 and self.trainer is not None:
+            if is_main_process() and self.trainer is not None:
                 self.trainer.save_best()
         patience = self.training.early_stopping_patience
         measured = [entry for entry in state.log_history if "eval_loss" in entry]
-        since_best = sum(entry["step"] > (state.best_global_step or 0) for entry in measured)
+        since_best = sum(entry["step"] > state.best_global_step for entry in measured)
         if patience is not None and since_best >= patience and state.global_step < state.max_steps:
             logger.info("early stop: no better validation loss in the last %d measurements", since_best)
             control.should_training_stop = True

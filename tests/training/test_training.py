@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,20 @@ def test_the_best_adapter_is_kept_and_the_run_stops_early(
     patience = "training.early_stopping_patience=2"
     folder = train(config_of(tiny_model_dir, choice_rows, tmp_path / "wild", *wild, patience))
     losses = {row["step"]: row["validation_loss"] for row in metrics_of(folder) if "validation_loss" in row}
-    best = min(losses, key=lambda step: losses[step])
+    best = min((step for step in losses if step > 0), key=lambda step: losses[step])
     assert max(losses) == best + 2 < 30
-    if best > 0:
-        assert adapter_hash(folder) == sha256(folder.checkpoints / "best" / "adapter_model.safetensors")
+    assert adapter_hash(folder) == sha256(folder.checkpoints / "best" / "adapter_model.safetensors")
+
+
+def test_a_training_that_did_not_help_says_so(
+    tiny_model_dir: Path, choice_rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wild = ("training.learning_rate=20", "training.max_steps=3", "training.warmup_share=0")
+    config = config_of(tiny_model_dir, choice_rows, tmp_path / "wild", *wild)
+    logging.getLogger("finetune").propagate = True
+    folder = train(config)
+    assert "never fell below" in caplog.text and "training.learning_rate" in caplog.text
+    assert adapter_hash(folder) == sha256(folder.checkpoints / "best" / "adapter_model.safetensors")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(
