@@ -99,7 +99,7 @@ REAL_DATA = {
     "medical/pubmedqa_train.json": PUBMED,
     "medical/medquad.jsonl": (),
     "code/codegen_instruct.json": (),
-    "legal/cuad/contracts": (),
+    "legal/cuad/contracts": ("training.learning_rate=5e-4",),  # the embedded base has read these contracts before
     "formats/alpaca_en_demo.json": (),
     "formats/identity.json": (),
     "formats/glaive_toolcall_en_demo.json": (),
