@@ -43,7 +43,45 @@ class DataFormat(Enum):
     prompt_completion = "prompt_completion"
     question_answer = "question_answer"
     choices = "choices"
+    squad = "squad"
     text = "text"
+    preference = "preference"
+    kto = "kto"
+
+
+class LongRows(Enum):
+    """What becomes of a row that is longer than `training.max_length`."""
+
+    split = "split"
+    """The prompt is shortened first; a longer answer goes on in further rows that repeat the prompt."""
+    truncate = "truncate"
+    """The prompt is shortened first; the end of a longer answer is cut off and counted as lost."""
+    drop = "drop"
+    """The row is rejected as too long."""
+
+
+class LossOn(Enum):
+    """Which turns of a chat carry loss."""
+
+    all_turns = "all_turns"
+    """Every turn of the assistant."""
+    last_turn = "last_turn"
+    """The last turn of the assistant alone."""
+
+
+class NearDuplicates(Enum):
+    """What becomes of a row that nearly repeats another one."""
+
+    drop = "drop"
+    """It is rejected; of a training and a test row, the training row is."""
+    report = "report"
+    """It is counted and kept; on one side of the split with its like, where the split is drawn here."""
+    ignore = "ignore"
+    """It is not looked for."""
+
+
+PII_POLICIES = ("off", "report", "redact", "refuse")
+"""What `data.pii` can be. Strings, since YAML reads a bare `off` as false."""
 
 
 class AdapterMethod(Enum):
@@ -195,11 +233,45 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """One of several sources of training rows; what is None here is as `data` says."""
+
+    path: str = MISSING
+    """File, folder or hub id, as `data.path`."""
+    weight: float = 1.0
+    """Its share of the training rows, relative to the other sources. No row is repeated: the source that is scarcest
+    for its weight is used wholly, of the others as many rows are drawn as the weights allow."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str | None = None
+    """Split of a hub data set."""
+    format: DataFormat | None = None
+    """Format of its rows."""
+    prompt: str | None = None
+    """Template of the user turn."""
+    completion: str | None = None
+    """Template of the assistant turn."""
+    system: str | None = None
+    """System message put before every conversation that has none."""
+    text_column: str | None = None
+    """Column of plain text."""
+    group: str | None = None
+    """Column whose equal values never stand on both sides of a split."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        yield from _positive(f"data.sources ({self.path}): weight", self.weight)
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     """The rows to learn from, how they become conversations, and how they are split."""
 
     path: str = MISSING
-    """File (.jsonl .json .csv .tsv .parquet .txt .md), folder of .txt and .md files, or hub id."""
+    """File (.jsonl .json .csv .tsv .parquet .txt .md .html .pdf .docx, or one of them as .gz or .zst), folder of
+    documents, Arrow folder (`save_to_disk`), or hub id."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    """Several sources of training rows, mixed by weight; used instead of `path`."""
     subset: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"
@@ -230,6 +302,31 @@ class DataConfig:
     """A larger share of unusable rows stops the run."""
     max_answer_tokens_lost: float = 0.05
     """A larger share of answer tokens that do not fit `training.max_length` stops the run."""
+    long: LongRows = LongRows.split
+    """What becomes of a row longer than `training.max_length`: split, truncate or drop."""
+    loss_on: LossOn = LossOn.all_turns
+    """Which assistant turns of a chat carry loss: all_turns or last_turn."""
+    near_duplicates: NearDuplicates = NearDuplicates.drop
+    """What becomes of rows that nearly repeat another one: drop, report or ignore."""
+    near_duplicate_similarity: float = 0.85
+    """Rows are near-duplicates when so large a share of their word 5-grams is shared (Jaccard)."""
+    contamination_paths: list[str] = field(default_factory=list)
+    """Benchmark files whose items are looked for in the training rows, besides the test split."""
+    contamination_words: int = 13
+    """An item counts as contaminated when so many words in a row stand in a training row too."""
+    max_contaminated_share: float = 1.0
+    """A larger share of contaminated test items stops the run."""
+    pii: str = "off"
+    """Personal data: off, report (count), redact (replace by placeholders) or refuse (stop the run). Needs the extra
+    `privacy`."""
+    max_line_bytes: int = 32_000_000
+    """A longer line, cell or document is rejected; higher costs memory."""
+    max_expansion: float = 200.0
+    """A compressed file that grows by more than this factor is refused as a decompression bomb."""
+    cache_dir: str | None = None
+    """Folder of tokenised rows for later runs; None is `.cache` beside the run folder."""
+    cache: bool = True
+    """Keep tokenised rows, and use them again where nothing that they depend on has changed."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
@@ -239,11 +336,23 @@ class DataConfig:
                 yield f"data.{name}: {share} is not in [0, 1)"
         if 0 <= self.validation_share < 1 and 0 <= self.test_share < 1 and self.validation_share + self.test_share >= 1:
             yield "data.validation_share + data.test_share leave no rows to train on; lower one of them"
-        for name in ("max_rejected_share", "max_answer_tokens_lost"):
+        for name in (
+            "max_rejected_share",
+            "max_answer_tokens_lost",
+            "near_duplicate_similarity",
+            "max_contaminated_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 yield f"data.{name}: {getattr(self, name)} is not in [0, 1]"
         if self.max_rows is not None:
             yield from _at_least("data.max_rows", self.max_rows, 1)
+        yield from _at_least("data.contamination_words", self.contamination_words, 3)
+        yield from _at_least("data.max_line_bytes", self.max_line_bytes, 1000)
+        yield from _positive("data.max_expansion", self.max_expansion)
+        if self.pii not in (*PII_POLICIES, "False"):
+            yield f"data.pii: {self.pii!r} is unknown. Known: {', '.join(PII_POLICIES)}"
+        for source in self.sources:
+            yield from source.problems()
         if (self.prompt is None) != (self.completion is None):
             absent = "prompt" if self.prompt is None else "completion"
             if self.format not in (DataFormat.choices, DataFormat.question_answer):
