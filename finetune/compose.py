@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune import overrides as words
-from finetune.config import MISSING, DataConfig, RunConfig
+from finetune.config import MISSING, DataConfig, RunConfig, SourceConfig
 from finetune.errors import ConfigError, did_you_mean, one_line
 from finetune.log import is_logging_set_up, quiet_libraries, set_up_logging
 from finetune.model.shape import context_of, read_model_config, recommend, shape_of
 from finetune.recipes import bundled_root, find_recipe, register_recipe
 
-PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path")
+PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path", "data.cache_dir")
 DATA_SET_KEYS = ("validation_path", "test_path", "format", "prompt", "completion", "system", "text_column", "group")
 """What describes the rows at data.path: replaced together with it."""
 
@@ -56,10 +56,50 @@ def prepare_overrides(typed: Sequence[str], *, sweep: bool = False) -> list[str]
         if override.key == "recipe":
             names = override.value.split(",") if sweep else [override.value]
             override = words.Override("", "recipe", ",".join(register_recipe(find_recipe(name)) for name in names))
+        if override.key == "data.sources":
+            override = words.Override("", "data.sources", _sources_value(override.value))
         result.append(str(override))
-    if "data.path" in keys:
-        result += [_reset(name) for name in DATA_SET_KEYS if f"data.{name}" not in keys]
+    own_rows = {"data.path": "data.sources=[]", "data.sources": "data.path=''"}
+    for key, other in own_rows.items():
+        if key in keys:
+            result += [_reset(name) for name in DATA_SET_KEYS if f"data.{name}" not in keys]
+            result += [other] if other.partition("=")[0] not in keys else []
     return result
+
+
+def _sources_value(value: str) -> str:
+    """Write a list of sources, each a path or `{path: …, weight: …}`, in Hydra's grammar.
+
+    Raises:
+        ConfigError: it is no such list.
+    """
+    import yaml
+
+    shown = "data.sources=[a.jsonl,b.csv] or data.sources=[{path: a.jsonl, weight: 2},{path: b.csv}]"
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, list):
+        raise ConfigError(f"data.sources: {value!r} is no list of sources. Write {shown}")
+    sources: list[str] = []
+    for source in found:
+        entry = {"path": source} if isinstance(source, str) else source
+        if not isinstance(entry, dict) or not entry.get("path"):
+            raise ConfigError(f"data.sources: {source!r} names no path. Write {shown}")
+        for name in entry:
+            if name not in SourceConfig.__dataclass_fields__:
+                hint = did_you_mean(str(name), SourceConfig.__dataclass_fields__)
+                raise ConfigError(f"data.sources: a source has no option {name!r}.{hint}")
+        sources.append("{" + ",".join(f"{name}:{_quoted(inner)}" for name, inner in entry.items()) + "}")
+    return f"[{','.join(sources)}]"
+
+
+def _quoted(value: object) -> str:
+    if not isinstance(value, str):
+        return "null" if value is None else str(value)
+    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _reset(name: str) -> str:
@@ -89,9 +129,13 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
         recipe_path = find_recipe(parsed["recipe"]) if "recipe" in parsed else None
         for key in PATH_KEYS:
             value = OmegaConf.select(composed, key, throw_on_missing=False)
-            if isinstance(value, str) and value != MISSING:
-                located = _from_here(value) if key in parsed else _beside_recipe(value, recipe_path)
+            if isinstance(value, str) and value not in (MISSING, ""):
+                if key == "data.cache_dir" and key in parsed:
+                    located = str(Path(value).expanduser().absolute())
+                else:
+                    located = _from_here(value) if key in parsed else _beside_recipe(value, recipe_path)
                 OmegaConf.update(composed, key, located)
+        _locate_lists(composed, parsed, recipe_path)
         _require(composed)
         _fill_from_folder(composed)
         config = OmegaConf.to_object(composed)
@@ -101,6 +145,20 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
         raise explain(error) from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def _locate_lists(composed: Any, parsed: dict[str, str], recipe_path: Path | None) -> None:
+    """Make the paths in lists absolute: several sources, and benchmark files."""
+
+    def located(key: str, value: str) -> str:
+        typed = any(word.startswith(key) for word in parsed)
+        return _from_here(value) if typed else _beside_recipe(value, recipe_path)
+
+    for source in composed.data.sources:
+        if source.path != MISSING:
+            source.path = located("data.sources", source.path)
+    paths = [located("data.contamination_paths", path) for path in composed.data.contamination_paths]
+    composed.data.contamination_paths = paths
 
 
 def _require(composed: Any) -> None:
@@ -167,6 +225,10 @@ def explain(error: Exception) -> ConfigError:
     text = str(cause)
     full_key = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "full_key:" in line), "")
     first_line = text.splitlines()[0] if text else type(cause).__name__
+    if "'SourceConfig'" in first_line and "not in" in first_line:
+        return ConfigError(
+            f"{full_key}: there is no such option. Known: {', '.join(SourceConfig.__dataclass_fields__)}"
+        )
     if full_key and "not in" in first_line:
         return ConfigError(f"{full_key}: there is no such option.{did_you_mean(full_key, words.schema_types())}")
     if full_key:

@@ -269,13 +269,13 @@ class DataConfig:
 
     path: str = MISSING
     """File (.jsonl .json .csv .tsv .parquet .txt .md .html .pdf .docx, or one of them as .gz or .zst), folder of
-    documents, Arrow folder (`save_to_disk`), or hub id."""
+    documents or of data files, Arrow folder (`save_to_disk`), or hub id."""
     sources: list[SourceConfig] = field(default_factory=list)
     """Several sources of training rows, mixed by weight; used instead of `path`."""
     subset: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, of an Arrow folder with several, or of a folder whose files are named after splits."""
     validation_path: str | None = None
     """Rows to validate on; None takes `validation_share` of the training rows."""
     test_path: str | None = None
@@ -309,7 +309,8 @@ class DataConfig:
     near_duplicates: NearDuplicates = NearDuplicates.drop
     """What becomes of rows that nearly repeat another one: drop, report or ignore."""
     near_duplicate_similarity: float = 0.85
-    """Rows are near-duplicates when so large a share of their word 5-grams is shared (Jaccard)."""
+    """Rows are near-duplicates when so large a share of their text is the same, and nothing that changes question or
+    answer differs."""
     contamination_paths: list[str] = field(default_factory=list)
     """Benchmark files whose items are looked for in the training rows, besides the test split."""
     contamination_words: int = 13
@@ -327,6 +328,11 @@ class DataConfig:
     """Folder of tokenised rows for later runs; None is `.cache` beside the run folder."""
     cache: bool = True
     """Keep tokenised rows, and use them again where nothing that they depend on has changed."""
+
+    def __post_init__(self) -> None:
+        """Read `pii: off` as it is meant; YAML makes it false."""
+        if self.pii == "False":
+            self.pii = "off"
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
@@ -349,7 +355,7 @@ class DataConfig:
         yield from _at_least("data.contamination_words", self.contamination_words, 3)
         yield from _at_least("data.max_line_bytes", self.max_line_bytes, 1000)
         yield from _positive("data.max_expansion", self.max_expansion)
-        if self.pii not in (*PII_POLICIES, "False"):
+        if self.pii not in PII_POLICIES:
             yield f"data.pii: {self.pii!r} is unknown. Known: {', '.join(PII_POLICIES)}"
         for source in self.sources:
             yield from source.problems()

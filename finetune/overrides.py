@@ -86,7 +86,9 @@ def check(overrides: Iterable[Override], *, sweep: bool = False) -> list[Overrid
         ConfigError: naming every unknown key, group option and value of a wrong type at once.
     """
     types = schema_types()
-    problems: list[str] = []
+    overrides = list(overrides)
+    named = [override.value for override in overrides if override.key == "recipe"]
+    problems = [f"recipe is given twice ({named[0]} and {named[1]}); choose one"] if len(named) > 1 else []
     checked: list[Override] = []
     for override in overrides:
         if override.key.startswith(("hydra.", "hydra/")):
@@ -107,6 +109,8 @@ def _check_one(override: Override, types: Mapping[str, Any], sweep: bool) -> tup
         return value, ""
     if key in GROUPS:
         return value, _check_group(key, value, sweep)
+    if key == "data.sources":
+        return value, ""
     if key not in types:
         return value, f"{key}: there is no such option.{_nearest_key(key, types)}"
     kind = types[key]

@@ -63,15 +63,52 @@ class Rejection:
     reason: str
     """One of the reasons in `finetune.data.check.REASONS`."""
     detail: str
+    content: str = ""
+    """What of the row is kept for rejected.jsonl: its line or cells as text, cut to 10,000 characters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreferencePair:
+    """One prompt with a better and a worse answer, for trainers that compare answers (DPO).
+
+    `prompt + chosen` and `prompt + rejected` are whole chats; both answers begin and end with an assistant turn.
+    """
+
+    item_id: str
+    source: str
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: str | None = None
+    """JSON text of the list of tools that both answers may call."""
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RatedAnswer:
+    """One prompt with one answer that somebody found good or bad, for trainers such as KTO.
+
+    `prompt + completion` is a whole chat; the completion begins and ends with an assistant turn.
+    """
+
+    item_id: str
+    source: str
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    desirable: bool
+    """Whether the answer is one to learn (True) or to avoid (False)."""
+    tools: str | None = None
+    """JSON text of the list of tools that the answer may call."""
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
     """Conversations by split; no group stands in two of them."""
 
-    train: list[Conversation]
-    validation: list[Conversation]
-    test: list[Conversation]
+    train: Sequence[Conversation]
+    validation: Sequence[Conversation]
+    test: Sequence[Conversation]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

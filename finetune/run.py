@@ -18,6 +18,10 @@ from finetune.errors import RunExists
 
 FINGERPRINTED = ("seed", "model", "quantization", "adapter", "data", "training")
 """What decides the adapter; evaluation, export and tracking may change in a finished run."""
+_WITHOUT_EFFECT = {
+    "data": ("cache", "cache_dir", "contamination_paths", "contamination_words", "max_contaminated_share")
+}
+"""Options of these sections that leave the adapter as it is."""
 
 _OWN_FILES = ("config.yaml", "versions.json", "metrics.jsonl", "report.html", "README.md")
 _OWN_FOLDERS = ("checkpoints", "adapter", "evaluation", "export", "tracking")
@@ -62,6 +66,14 @@ class RunFolder:
     @property
     def ledger(self) -> Path:
         return self.path / "data" / "ledger.json"
+
+    @property
+    def rejected(self) -> Path:
+        return self.path / "data" / "rejected.jsonl"
+
+    @property
+    def preview(self) -> Path:
+        return self.path / "data" / "preview.html"
 
     @property
     def metrics(self) -> Path:
@@ -123,8 +135,15 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
 
 def fingerprint(config: RunConfig) -> str:
     """Return the SHA-256 of all that decides the adapter, in hexadecimal."""
-    covered = {name: value for name, value in plain_config(config).items() if name in FINGERPRINTED}
+    covered = {name: _deciding(name, plain_config(config)[name]) for name in FINGERPRINTED}
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(section: str, value: Any) -> Any:
+    """Leave out what has no effect on the adapter."""
+    if not isinstance(value, dict):
+        return value
+    return {key: inner for key, inner in value.items() if key not in _WITHOUT_EFFECT.get(section, ())}
 
 
 def open_folder(config: RunConfig) -> tuple[RunFolder, RunState]:
@@ -204,7 +223,8 @@ def changes(folder: RunFolder, config: RunConfig) -> Iterator[str]:
     """Name each field that differs between the run in the folder and `config`, old and new."""
     old, new = stored_config(folder), plain_config(config)
     for section in FINGERPRINTED:
-        before, after = dict(_flat(section, old.get(section))), dict(_flat(section, new[section]))
+        before = dict(_flat(section, _deciding(section, old.get(section))))
+        after = dict(_flat(section, _deciding(section, new[section])))
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
                 yield f"{key}: {before.get(key)} there, {after.get(key)} here"
@@ -224,17 +244,23 @@ def delete_run(folder: RunFolder) -> None:
         shutil.rmtree(folder.path / name, ignore_errors=True)
     for name in _OWN_FILES:
         (folder.path / name).unlink(missing_ok=True)
-    folder.ledger.unlink(missing_ok=True)
+    for path in (folder.ledger, folder.rejected, folder.preview):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.ledger.parent.rmdir()
+
+
+def make_private(folder: RunFolder) -> None:
+    """Create the folder, readable by its owner alone."""
+    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.path.chmod(0o700)
 
 
 def start_folder(folder: RunFolder, config: RunConfig) -> None:
     """Create the folder, readable by its owner alone, and write the configuration into it."""
     import yaml
 
-    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.path.chmod(0o700)
+    make_private(folder)
     content = {"fingerprint": fingerprint(config), **plain_config(config)}
     write_text(folder.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 

@@ -4,7 +4,12 @@ import ast
 import difflib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+_LONGEST_LITERAL_CHARACTERS = 500_000
+"""A longer cell is not parsed as a Python literal, whose syntax tree takes hundreds of bytes per character."""
 
 
 class RowProblem(Exception):
@@ -16,12 +21,22 @@ class RowProblem(Exception):
         self.detail = detail
 
 
-def find_column(values: Iterable[str], *names: str) -> str | None:
-    """Return the column that is called like the first of `names` that is there; capitals do not matter."""
+def find_column(values: Mapping[str, object], *names: str) -> str | None:
+    """Return the column that is called like the first of `names` that is there; capitals do not matter.
+
+    A column that is not empty in this row goes before one that is, since the rows of a table have the columns of all.
+    """
+    by_folded = _columns_by_folded_name(tuple(values))
+    found = [by_folded[name] for name in names if name in by_folded]
+    return next((column for column in found if not is_empty(values[column])), found[0] if found else None)
+
+
+@lru_cache(maxsize=256)
+def _columns_by_folded_name(columns: tuple[str, ...]) -> dict[str, str]:
     by_folded: dict[str, str] = {}
-    for column in values:
+    for column in columns:
         by_folded.setdefault(str(column).strip().lower(), column)
-    return next((by_folded[name] for name in names if name in by_folded), None)
+    return by_folded
 
 
 def needed_text(values: Mapping[str, object], *names: str, what: str) -> str:
@@ -36,7 +51,16 @@ def needed_text(values: Mapping[str, object], *names: str, what: str) -> str:
     value = values[column]
     if is_null(value):
         raise RowProblem("null", f"{column!r} is null")
-    if isinstance(value, (list, tuple, dict)):
+    return single_text(value, column)
+
+
+def single_text(value: object, column: str) -> str:
+    """Return the text of a cell that is neither a list nor an object; `column` names it in the error.
+
+    Raises:
+        RowProblem: wrong_type.
+    """
+    if isinstance(value, (list, tuple, dict, bytes)):
         raise RowProblem("wrong_type", f"{column!r} is {type_name(value)}, not text")
     return cell_text(value)
 
@@ -50,6 +74,13 @@ def optional_text(values: Mapping[str, object], *names: str) -> str:
 def is_null(value: object) -> bool:
     """Whether a cell holds nothing: None, or the NaN that tables write for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing, white space, or a list or object without entries."""
+    if isinstance(value, str):
+        return not value.strip()
+    return is_null(value) or (isinstance(value, (list, tuple, dict)) and not value)
 
 
 def cell_text(value: object) -> str:
@@ -75,16 +106,54 @@ def template_text(value: object) -> str:
 
 def list_in_string(text: str) -> list[str] | None:
     """Return the strings of a Python or JSON list written into one cell, or None where the text is no such list."""
-    stripped = text.strip()
-    if not (stripped.startswith("[") and stripped.endswith("]")):
-        return None
-    try:
-        value = ast.literal_eval(stripped)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    value = _parsed_text(text, "[", "]")
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     return None
+
+
+def parsed_cell(value: object) -> object:
+    """Return the list or object that a text cell holds, as .csv files do; any other cell stays as it is.
+
+    Lists and objects may be written as JSON, as Python literals, or with numpy's `array([…], dtype=…)` in them, as
+    pandas writes nested columns.
+    """
+    if not isinstance(value, str):
+        return value
+    for opening, closing in (("[", "]"), ("{", "}")):
+        parsed = _parsed_text(value, opening, closing)
+        if parsed is not None:
+            return parsed
+    return value
+
+
+def _parsed_text(text: str, opening: str, closing: str) -> object:
+    """Parse text that stands between two brackets; None where it is neither JSON nor a literal that JSON could hold."""
+    stripped = text.strip()
+    if not (stripped.startswith(opening) and stripped.endswith(closing)):
+        return None
+    try:
+        return json.loads(stripped)
+    except (ValueError, RecursionError):
+        pass
+    if len(stripped) > _LONGEST_LITERAL_CHARACTERS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a backslash in the text may be no Python escape
+            tree = ast.parse(stripped, mode="eval")
+        return json.loads(json.dumps(ast.literal_eval(_WithoutArrays().visit(tree))))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+class _WithoutArrays(ast.NodeTransformer):
+    """Replaces numpy's `array(x, dtype=…)` by x."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1:
+            return self.visit(node.args[0])
+        return node
 
 
 def type_name(value: object) -> str:

@@ -14,12 +14,13 @@ logger = logging.getLogger(__name__)
 NAMED_TEMPLATES = ("chatml", "plain")
 _FOLDER = Path(__file__).parent / "templates"
 
-_PROBE = (
-    Message(role="user", content="first question"),
-    Message(role="assistant", content="first answer"),
-    Message(role="user", content="second question"),
-    Message(role="assistant", content="second answer"),
+_NUMBERS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+_PROBE = tuple(
+    Message(role=role, content=f"{number} {'question' if role == 'user' else 'answer'}")
+    for number in _NUMBERS
+    for role in ("user", "assistant")
 )
+"""Long enough to see that a template keeps the last few turns only."""
 _SYSTEM = Message(role="system", content="probe of the system message")
 
 
@@ -97,8 +98,8 @@ def _try_out(tokenizer: Any, name: str) -> None:
     template = template_of(tokenizer)
     shown = "the tokenizer's own chat template" if name == "own" else f"model.chat_template={name}"
     try:
-        for messages in (_PROBE[:2], _PROBE):
-            render_chat(messages, None, template)
+        for num_messages in (2, 4, len(_PROBE)):
+            render_chat(_PROBE[:num_messages], None, template)
         end_of_turn(tokenizer)
         _try_opening(template)
     except RenderProblem as problem:
@@ -125,7 +126,8 @@ def _try_opening(template: Template) -> None:
 def _try_system(template: Template, shown: str) -> None:
     """A template may refuse a system message aloud (rows with one are then rejected), but not drop it silently."""
     try:
-        render_chat((_SYSTEM, *_PROBE), None, template)
+        for num_messages in (2, len(_PROBE)):
+            render_chat((_SYSTEM, *_PROBE[:num_messages]), None, template)
     except RenderProblem:
         logger.info("%s takes no system message; rows that have one cannot be used", shown)
     except ModelError as problem:

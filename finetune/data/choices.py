@@ -5,10 +5,16 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.data.cells import RowProblem, cell_text, find_column, is_null, list_in_string, type_name
+from finetune.config import DataConfig
+from finetune.data.cells import RowProblem, cell_text, find_column, is_null, list_in_string, parsed_cell, type_name
+from finetune.data.row_content import Content, single_turn
+from finetune.data.single_turn import question_text
+from finetune.data.template_text import OPTIONS, fill_template
 
 OPTION_COLUMNS = ("options", "choices")
 ANSWER_COLUMNS = ("answer", "answerkey", "answer_key", "answer_idx")
+LETTER_COLUMNS = ("{}", "option_{}", "option {}", "option{}")
+"""Names of columns that hold one option each, with the letters a, b, c, … in them."""
 
 _LETTERED_LINE = re.compile(r"\s*\(?([A-Z]|[0-9]{1,2})[.):]\s+(\S.*)")
 _LETTER = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})[.):]?")
@@ -31,19 +37,25 @@ def read_options(values: Mapping[str, object]) -> Options:
     """Return a row's options.
 
     Options are a list, lines such as "A. text", a list written as a string, {"label": […], "text": […]}, or
-    {"A": text, …}.
+    {"A": text, …}; or every option has a column of its own (`A`, `B`, … or `option_a`, `option_b`, …).
 
     Raises:
         RowProblem: missing_column, null, or wrong_type (fewer than two options, or none of these forms).
     """
     column = find_column(values, *OPTION_COLUMNS)
-    if column is None:
+    columns = letter_columns(values) if column is None else []
+    if column is not None:
+        value = values[column]
+    elif columns:
+        column = f"{columns[0]} … {columns[-1]}"
+        value = _lettered_object(values, columns)
+    else:
         raise RowProblem("missing_column", "no column 'options' or 'choices'")
-    value = values[column]
     if is_null(value):
         raise RowProblem("null", f"{column!r} is null")
     labels: list[str] | None = None
     numbers = False
+    value = parsed_cell(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
     if isinstance(value, str):
         labels, texts = _options_in_string(value)
     elif isinstance(value, dict):
@@ -57,6 +69,28 @@ def read_options(values: Mapping[str, object]) -> Options:
     if len(texts) < 2 or not all(texts):
         raise RowProblem("wrong_type", f"{column!r} gives {len(texts)} options, some of them empty or too few")
     return Options(texts, labels or _letters(len(texts)), own_labels=labels is not None, numbers=numbers)
+
+
+def letter_columns(values: Mapping[str, object]) -> list[str]:
+    """Return the columns that hold one option each, in the order of their letters; at least two, else none."""
+    for pattern in LETTER_COLUMNS:
+        columns: list[str] = []
+        for letter in string.ascii_lowercase:
+            column = find_column(values, pattern.format(letter))
+            if column is None:
+                break
+            columns.append(column)
+        if len(columns) >= 2:
+            return columns
+    return []
+
+
+def _lettered_object(values: Mapping[str, object], columns: list[str]) -> dict[str, object]:
+    """Options by letter; columns that are empty at the end (a question with fewer options) are left out."""
+    kept = list(columns)
+    while kept and not cell_text(values[kept[-1]]).strip():
+        kept.pop()
+    return {letter: values[column] for letter, column in zip(string.ascii_uppercase, kept, strict=False)}
 
 
 def _letters(count: int) -> list[str]:
@@ -86,8 +120,8 @@ def _without_letters(lines: list[str]) -> tuple[list[str] | None, list[str]]:
 def _options_in_object(value: Mapping[str, object], column: str) -> tuple[list[str] | None, list[str]]:
     labels, texts = value.get("label"), value.get("text")
     if isinstance(labels, list) and isinstance(texts, list) and len(labels) == len(texts):
-        return [cell_text(label) for label in labels], [cell_text(text) for text in texts]
-    if all(_LETTER.fullmatch(str(key)) for key in value):
+        return [cell_text(label).strip() for label in labels], [cell_text(text) for text in texts]
+    if value and all(_LETTER.fullmatch(str(key)) for key in value):
         kept = {str(key): cell_text(text) for key, text in value.items() if not is_null(text)}
         return list(kept), list(kept.values())
     raise RowProblem("wrong_type", f"{column!r} is an object with the keys {', '.join(map(str, value))}, not options")
@@ -140,3 +174,28 @@ def _by_letter(text: str, options: Options) -> int | None:
 def option_lines(texts: list[str]) -> str:
     """Write the options one per line as "A. text"."""
     return "\n".join(f"{letter}. {text}" for letter, text in zip(_letters(len(texts)), texts, strict=True))
+
+
+def read_choices(values: Mapping[str, object], data: DataConfig) -> Content:
+    """Read question, options and answer; the chat ends with the right option's text.
+
+    Raises:
+        RowProblem: missing_column, null, wrong_type or empty_answer.
+    """
+    options = read_options(values)
+    if data.completion is not None:
+        answer: object = fill_template(data.completion, "data.completion", values)
+    else:
+        column = find_column(values, *ANSWER_COLUMNS)
+        if column is None:
+            raise RowProblem("missing_column", "no column 'answer'")
+        answer = values[column]
+        if is_null(answer):
+            raise RowProblem("null", f"{column!r} is null")
+    right = options.texts[find_answer(answer, options)]
+    lines = option_lines(options.texts)
+    if data.prompt is not None:
+        prompt = fill_template(data.prompt, "data.prompt", values, {OPTIONS: lines})
+    else:
+        prompt = f"{question_text(values)}\n{lines}"
+    return single_turn(prompt, right, options=tuple(options.texts))

@@ -3,13 +3,14 @@
 Offsets are half-open character ranges of the text that was tokenised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from finetune.data.align import has_gaps, realign
 from finetune.data.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
 from finetune.data.spans import Span, mask_of, text_ends
+from finetune.data.words import word_encoder
 from finetune.errors import ModelError
 from finetune.records import Conversation, Example, Message
 
@@ -21,9 +22,35 @@ class Encoded:
     conversation: Conversation
     text: str
     input_ids: list[int]
-    offsets: list[Span]
+    offsets: Sequence[Span]
     loss_mask: list[bool]
     chat: RenderedChat | None
+
+
+class LateOffsets(Sequence[Span]):
+    """The offsets of a text's tokens, found when one of them is asked for: few rows need them."""
+
+    def __init__(self, text: str, num_tokens: int, tokenizer: Any) -> None:
+        self._text, self._num_tokens, self._tokenizer = text, num_tokens, tokenizer
+        self._spans: list[Span] | None = None
+
+    def __len__(self) -> int:
+        return self._num_tokens
+
+    @overload
+    def __getitem__(self, index: int) -> Span: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Span]: ...
+    def __getitem__(self, index: int | slice) -> Span | list[Span]:
+        return self._found()[index]
+
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self._found())
+
+    def _found(self) -> list[Span]:
+        if self._spans is None:
+            self._spans = encode_texts([self._text], self._tokenizer, add_special_tokens=False)[0][1]
+        return self._spans
 
 
 def tokenize_conversation(conversation: Conversation, tokenizer: Any, *, last_turn_only: bool = False) -> Example:
@@ -61,23 +88,40 @@ def encode(
     """Tokenise conversations together; `chats` are their rendered texts, where the caller has them."""
     if chats is None:
         chats = render_all(conversations, tokenizer, last_turn_only=last_turn_only)
-    texts = [chat.text if chat else str(row.text) for row, chat in zip(conversations, chats, strict=True)]
-    found: dict[int, tuple[list[int], list[Span]]] = {}
+    result: dict[int, Encoded] = {}
+    written = {number: chat for number, chat in enumerate(chats) if chat is not None}
+    words = word_encoder(tokenizer) if written and getattr(tokenizer, "is_fast", False) else None
+    if words is not None:
+        found = words.encode([chat.text for chat in written.values()], [chat.answers for chat in written.values()])
+        for (number, chat), pair in zip(written.items(), found, strict=True):
+            if pair is not None:
+                ids, mask = pair
+                mask[:1] = [False] * len(mask[:1])
+                offsets = LateOffsets(chat.text, len(ids), tokenizer)
+                result[number] = Encoded(conversations[number], chat.text, ids, offsets, mask, chat)
     for is_chat in (True, False):
-        numbers = [number for number, chat in enumerate(chats) if (chat is not None) == is_chat]
-        encodings = encode_texts([texts[number] for number in numbers], tokenizer, add_special_tokens=not is_chat)
-        found |= dict(zip(numbers, encodings, strict=True))
-    result: list[Encoded] = []
-    for number, (row, chat) in enumerate(zip(conversations, chats, strict=True)):
-        ids, offsets = found[number]
+        numbers = [
+            number for number, chat in enumerate(chats) if (chat is not None) == is_chat and number not in result
+        ]
+        rows = [(conversations[number], chats[number]) for number in numbers]
+        result |= dict(zip(numbers, _encode_whole(rows, tokenizer, is_chat=is_chat), strict=True))
+    return [result[number] for number in range(len(conversations))]
+
+
+def _encode_whole(
+    rows: Sequence[tuple[Conversation, RenderedChat | None]], tokenizer: Any, *, is_chat: bool
+) -> Iterator[Encoded]:
+    """Tokenise chats, or plain texts, by the tokenizer's own offsets."""
+    texts = [chat.text if chat else str(row.text) for row, chat in rows]
+    encodings = encode_texts(texts, tokenizer, add_special_tokens=not is_chat)
+    for (row, chat), text, (ids, offsets) in zip(rows, texts, encodings, strict=True):
         if chat is None:
-            _trim_ends(ids, offsets, len(texts[number]), tokenizer)
+            _trim_ends(ids, offsets, len(text), tokenizer)
             mask = [True] * len(ids)
         else:
             mask = mask_of(offsets, chat.answers)
         mask[:1] = [False] * len(mask[:1])
-        result.append(Encoded(row, texts[number], ids, offsets, mask, chat))
-    return result
+        yield Encoded(row, text, ids, offsets, mask, chat)
 
 
 def render_all(
@@ -158,7 +202,7 @@ def _supervised_bytes(encoded: Encoded, num_tokens: int) -> int:
     if encoded.chat is None:
         ends = text_ends(encoded.offsets)
         return len(encoded.text[ends[0] : ends[num_tokens - 1]].encode())
-    cut = encoded.offsets[num_tokens - 1][1]
+    cut = encoded.offsets[num_tokens - 1][1] if num_tokens < len(encoded.input_ids) else len(encoded.text)
     total = 0
     for message, place in zip(encoded.conversation.messages, encoded.chat.contents, strict=True):
         if message.role != "assistant" or not _in_spans(place, encoded.chat.answers, message, encoded):

@@ -3,19 +3,23 @@
 import bisect
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 
 Span = tuple[int, int]
 """A half-open range of characters: where it starts, and where it has ended."""
 
+_start, _end = itemgetter(0), itemgetter(1)
+
 
 def mask_of(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Mark each token that shares a character with one of the spans, which are ascending and disjoint."""
+    """Mark each token that shares a character with one of the spans.
+
+    The spans are ascending and disjoint; the starts of the tokens ascend, and so do their ends.
+    """
     mask = [False] * len(offsets)
-    starts = [start for start, _ in offsets]
-    ends = text_ends(offsets)
     for start, end in spans:
-        first = bisect.bisect_right(ends, start)
-        last = bisect.bisect_left(starts, end)
+        first = bisect.bisect_right(offsets, start, key=_end)
+        last = bisect.bisect_left(offsets, end, key=_start)
         mask[first:last] = [True] * (last - first)
     return mask
 

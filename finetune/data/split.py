@@ -1,10 +1,12 @@
-"""Divides conversations into train, validation and test by group; cuts texts into passages. Called by read.py."""
+"""Divides rows into train, validation and test by cluster; cuts texts into passages. Called by read.py."""
 
 import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from finetune.errors import DataError
-from finetune.records import Conversation, Splits
+from finetune.records import Conversation
 
 LONGEST_PASSAGE, SHORTEST_PASSAGE = 2000, 200
 """Characters of the passages that texts are cut into where there are too few documents to split."""
@@ -14,50 +16,33 @@ PASSAGES_WANTED = 20
 _BREAKS = ("\n\n", "\n", ". ", " ")
 
 
-def split_conversations(
-    conversations: list[Conversation],
-    *,
-    validation_share: float,
-    test_share: float,
-    seed: int,
-    need_validation: bool = True,
-    need_test: bool = True,
-) -> Splits:
-    """Set whole groups aside for test and validation; deterministic by seed, each split keeps the given order.
+def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed: int) -> list[str]:
+    """Name a split for each row: `train`, or one of `shares`, whose values are parts of all rows.
 
-    Groups are shuffled with the seed; test, then validation, take each group that still fits their share, and at least
-    one group. A share of 0, or `need_…` false (the user has a file for it), leaves that split empty.
+    `clusters` has one number per row; rows of one cluster stay together. Clusters are shuffled with the seed; each split
+    of `shares` in turn takes the clusters that still fit its share, and at least one. A share of 0 leaves a split empty.
 
     Raises:
-        DataError: there are fewer groups than splits.
+        DataError: there are fewer clusters than splits.
     """
-    sizes: dict[str, int] = {}
-    for conversation in conversations:
-        sizes[conversation.cluster] = sizes.get(conversation.cluster, 0) + 1
-    wanted = {
-        "test": test_share if need_test else 0.0,
-        "validation": validation_share if need_validation else 0.0,
-    }
-    wanted = {name: share for name, share in wanted.items() if share > 0}
+    sizes = Counter(clusters)
+    wanted = {name: share for name, share in shares.items() if share > 0}
     if len(sizes) < len(wanted) + 1:
-        raise DataError(_too_few(len(conversations), len(sizes), [*wanted]))
+        raise DataError(_too_few(len(clusters), len(sizes), [*wanted]))
     order = list(sizes)
     random.Random(seed).shuffle(order)
-    side: dict[str, str] = {}
+    side: dict[int, str] = {}
     for number, (name, share) in enumerate(wanted.items()):
         reserved = len(wanted) - number
-        for cluster in _take(order, sizes, max(1, round(share * len(conversations))), reserved):
+        for cluster in _take(order, sizes, max(1, round(share * len(clusters))), reserved):
             side[cluster] = name
         order = [cluster for cluster in order if cluster not in side]
-    parts: dict[str, list[Conversation]] = {"train": [], "validation": [], "test": []}
-    for conversation in conversations:
-        parts[side.get(conversation.cluster, "train")].append(conversation)
-    return Splits(**parts)
+    return [side.get(cluster, "train") for cluster in clusters]
 
 
-def _take(order: list[str], sizes: dict[str, int], target: int, reserved: int) -> list[str]:
+def _take(order: list[int], sizes: Mapping[int, int], target: int, reserved: int) -> list[int]:
     """Choose groups of `target` items together, leaving at least `reserved` groups; the smallest one if none fits."""
-    taken: list[str] = []
+    taken: list[int] = []
     num_items = 0
     for cluster in order:
         if len(order) - len(taken) <= reserved or num_items >= target:

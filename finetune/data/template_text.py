@@ -81,11 +81,12 @@ def fill_template(
     """Replace the columns of a template by a row's cells; `extra` values stand in for columns the row lacks.
 
     Raises:
-        RowProblem: the row lacks a column, or all cells that the template names are null.
+        RowProblem: the row lacks a column, or all cells that the template names are null or empty: what is left are
+            the template's own words (for `data.completion` the reason is then empty_answer).
     """
     texts: list[str] = []
-    num_columns = num_null = 0
-    first_null = ""
+    named: list[str] = []
+    num_null = num_filled = 0
     for part in parse_template(template, option):
         if not part.is_column:
             texts.append(part.text)
@@ -93,13 +94,15 @@ def fill_template(
             texts.append(extra[part.text])
         elif part.text in values:
             value = values[part.text]
-            num_columns += 1
-            if is_null(value):
-                num_null += 1
-                first_null = first_null or part.text
+            named.append(part.text)
+            num_null += is_null(value)
             texts.append(template_text(value))
+            num_filled += bool(texts[-1].strip())
         else:
             raise RowProblem("missing_column", f"no column {part.text!r} for {option}")
-    if num_columns and num_null == num_columns:
-        raise RowProblem("null", f"{first_null!r} is null ({option})")
+    if named and num_null == len(named):
+        raise RowProblem("null", f"{named[0]!r} is null ({option})")
+    if named and not num_filled:
+        reason = "empty_answer" if option == "data.completion" else "null"
+        raise RowProblem(reason, f"{', '.join(map(repr, dict.fromkeys(named)))}: empty ({option})")
     return "".join(texts)

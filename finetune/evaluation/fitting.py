@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from finetune.data.check import Ledger
+from finetune.data.check import TokenCounts
 from finetune.data.render import RenderProblem
 from finetune.data.tokenize import fit, render_prompt_ids, tokenize_conversation
 from finetune.errors import DataError
@@ -23,10 +23,10 @@ def fitting_rows(conversations: Sequence[Conversation], tokenizer: Any, max_leng
     Raises:
         DataError: if nothing is left.
     """
-    ledger, kept = Ledger(), list[Conversation]()
+    counts, kept = TokenCounts(), list[Conversation]()
     for row in conversations:
         try:
-            examples = fit(row, tokenizer, max_length, ledger)
+            examples = fit(row, tokenizer, max_length, counts)
         except RenderProblem:
             examples = []
         if sum(example.num_supervised_bytes for example in examples) > 0:
@@ -38,10 +38,10 @@ def fitting_rows(conversations: Sequence[Conversation], tokenizer: Any, max_leng
         )
     if len(kept) < len(conversations):
         logger.warning("%d of %d test rows have nothing to score", len(conversations) - len(kept), len(conversations))
-    if ledger.shortened_prompts or ledger.truncated_rows:
+    if counts.shortened_prompts or counts.truncated_rows:
         logger.info(
             "test rows longer than %d tokens: %d prompts shortened, %d answers cut",
-            *(max_length, ledger.shortened_prompts, ledger.truncated_rows),
+            *(max_length, counts.shortened_prompts, counts.truncated_rows),
         )
     return kept
 

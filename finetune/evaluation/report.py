@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
+from finetune.data.preview_html import PREVIEW_CSS
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
@@ -31,7 +32,10 @@ def build_report(run_dir: Path) -> str:
         difference_charts=figures.difference_charts(record),
         loss_charts=figures.loss_charts(record),
         flips=facts.flips(record),
-        rejected=facts.counted(record.ledger.get("rejected")),
+        rejected=facts.rejected_rows(record.ledger),
+        overlaps=facts.overlap_rows(record.ledger),
+        lengths=facts.length_bars(record.ledger),
+        preview_css=PREVIEW_CSS,
         pii=facts.counted(record.ledger.get("pii")),
         verification=facts.verification_rows(record.verification),
         sections=_sections(record),

@@ -3,6 +3,7 @@
 import math
 import statistics as averages
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from finetune.evaluation import wording
@@ -121,9 +122,50 @@ def ledger_facts(ledger: Mapping[str, Any]) -> Facts:
         ("Tokens with loss", ("tokens", "supervised")),
         ("Answer tokens cut off", ("tokens", "truncated")),
         ("Rows with a cut answer", ("truncated_rows",)),
+        ("Prompts shortened", ("shortened_prompts",)),
+        ("Long answers continued", ("continued_answers",)),
         ("Rows repeated across splits", ("duplicates", "across_splits")),
+        ("Related rows kept together", ("related_rows",)),
     )
-    return [(name, text) for name, path in paths if (text := count(get(ledger, *path))) is not None]
+    found = [(name, text) for name, path in paths if (text := count(get(ledger, *path))) is not None]
+    share = number(ledger.get("end_token_supervised_share"))
+    return [*found, ("Rows that teach where to stop", f"{100 * share:.1f} %")] if share is not None else found
+
+
+def rejected_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Reasons with their counts, largest first, and the first examples of each."""
+    examples = ledger.get("examples")
+    kept = examples if isinstance(examples, Mapping) else {}
+    reasons = ledger.get("rejected")
+    found = reasons.items() if isinstance(reasons, Mapping) else []
+    rows = [(str(reason), number(value) or 0.0) for reason, value in found]
+    return [
+        {
+            "reason": reason.replace("_", " "),
+            "count": f"{value:,.0f}",
+            "examples": [entry for entry in kept.get(reason, []) if isinstance(entry, Mapping)],
+        }
+        for reason, value in sorted(rows, key=lambda row: -row[1])
+        if value
+    ]
+
+
+def overlap_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Sets of items that were looked for in the training rows, with what was found."""
+    sets = ledger.get("contamination")
+    return [
+        {"name": "test items" if name == "test" else PurePath(str(name)).name, **entry}
+        for name, entry in (sets.items() if isinstance(sets, Mapping) else [])
+        if isinstance(entry, Mapping)
+    ]
+
+
+def length_bars(ledger: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Rows by length in tokens: upper end of the bin, count, and its share of the largest bin in percent."""
+    lengths = ledger.get("lengths")
+    bins = [(str(end), number(value) or 0.0) for end, value in (lengths.items() if isinstance(lengths, Mapping) else [])]
+    most = max((value for _, value in bins), default=0.0)
+    return [(end, f"{value:,.0f}", round(100 * value / most, 1)) for end, value in bins if most]
 
 
 def counted(values: Any) -> Facts:

@@ -26,6 +26,8 @@ class RunRecord:
     result: EvaluationResult | None = None
     items: list[ItemScore] = field(default_factory=list)
     verification: dict[str, Any] = field(default_factory=dict)
+    preview: str = ""
+    """HTML of the first training examples, their loss masks visible; written by this program."""
     damaged: list[str] = field(default_factory=list)
     """Files that are there and cannot be read."""
 
@@ -50,6 +52,7 @@ def read_run(run_dir: Path) -> RunRecord:
     record.config = load(folder.config, _read_yaml, dict, {})
     record.versions = load(folder.versions, read_json, dict, {})
     record.ledger = load(folder.ledger, read_json, dict, {})
+    record.preview = load(folder.preview, lambda path: path.read_text(encoding="utf-8"), str, "")
     record.steps = load(folder.metrics, _read_lines, list, [])
     record.result = load(folder.summary, lambda path: summary_from_json(read_json(path)), EvaluationResult, None)
     record.items = load(folder.items, read_items, list, [])

@@ -2,13 +2,13 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.config import AdapterMethod, RunConfig, Tracker, TrackingConfig
+from finetune.config import AdapterMethod, LossOn, RunConfig, Tracker, TrackingConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
 from finetune.errors import ConfigError
@@ -19,10 +19,13 @@ from finetune.model.hardware import Hardware, check_gpu
 from finetune.model.hub import resolve_base
 from finetune.model.license import check_license
 from finetune.model.quantize import check_quantizable
-from finetune.records import Example, Splits, TrainResult
-from finetune.run import RunFolder, write_json
+from finetune.records import Conversation, Example, Splits, TrainResult
+from finetune.run import RunFolder, make_private, write_json, write_text
 
 logger = logging.getLogger(__name__)
+
+NUM_PREVIEWS, LONGEST_PREVIEW_TOKENS = 3, 4000
+"""Examples shown by `inspect` and in the report, and how much of a long one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,43 @@ class Rows:
 
     splits: Splits
     ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Training and validation rows as token ids with loss masks, and the tokenizer that made them."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    tokenizer: Any
+
+    def previews(self, rows: Rows, show: Callable[[Example, Any, Conversation], str]) -> list[str]:
+        """Show the first training examples, long ones cut."""
+        wanted = [_shortened(example) for example in self.train[:NUM_PREVIEWS]]
+        names = {example.item_id for example in wanted} | {name_of_row(example.item_id) for example in wanted}
+        found: dict[str, Conversation] = {}
+        for conversation in rows.splits.train:
+            if conversation.item_id in names:
+                found[conversation.item_id] = conversation
+            if len(found) >= NUM_PREVIEWS:
+                break
+        shown = [(example, found.get(example.item_id) or found.get(name_of_row(example.item_id))) for example in wanted]
+        return [show(example, self.tokenizer, row) for example, row in shown if row is not None]
+
+
+def name_of_row(item_id: str) -> str:
+    """Return the id of the row that `row#2` is a part of."""
+    return item_id.rpartition("#")[0]
+
+
+def _shortened(example: Example) -> Example:
+    if len(example.input_ids) <= LONGEST_PREVIEW_TOKENS:
+        return example
+    return replace(
+        example,
+        input_ids=example.input_ids[:LONGEST_PREVIEW_TOKENS],
+        loss_mask=example.loss_mask[:LONGEST_PREVIEW_TOKENS],
+    )
 
 
 @dataclass(slots=True)
@@ -78,7 +118,7 @@ def check_tracker(tracking: TrackingConfig) -> None:
 
 def check_data(config: RunConfig) -> Rows:
     """Read the rows and check that they allow what is asked of them."""
-    if not config.data.path:
+    if not config.data.path and not config.data.sources:
         raise ConfigError(
             "data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)"
         )
@@ -127,22 +167,48 @@ def load_tuned(config: RunConfig, folder: RunFolder) -> Tuned:
     return Tuned(model, tokenizer, base_dir, hardware)
 
 
-def tokenize(config: RunConfig, rows: Rows, tokenizer: Any) -> tuple[list[Example], list[Example]]:
+def tokenize(config: RunConfig, rows: Rows, tokenizer: Any) -> Tokenized:
     """Turn training and validation rows into token ids with loss masks, counted in the ledger."""
     from finetune.data.tokenize import tokenize_split
 
-    length = config.training.max_length
-    train = tokenize_split(rows.splits.train, tokenizer, length, rows.ledger)
-    validation = tokenize_split(rows.splits.validation, tokenizer, length, rows.ledger)
-    return train, validation
+    found = {
+        split: tokenize_split(
+            getattr(rows.splits, split),
+            tokenizer,
+            config.training.max_length,
+            rows.ledger,
+            split=split,
+            last_turn_only=config.data.loss_on is LossOn.last_turn,
+            long=config.data.long,
+            cache_dir=_cache_dir(config),
+        )
+        for split in ("train", "validation")
+    }
+    return Tokenized(found["train"], found["validation"], tokenizer)
 
 
-def keep_ledger(rows: Rows, folder: RunFolder) -> None:
-    """Print the ledger and write it into the run folder."""
-    if is_main_process():
-        for line in rows.ledger.lines():
-            logger.info("%s", line)
-        write_json(folder.ledger, rows.ledger.to_json())
+def _cache_dir(config: RunConfig) -> Path | None:
+    if not config.data.cache:
+        return None
+    return Path(config.data.cache_dir or Path(config.output_dir).absolute().parent / ".cache")
+
+
+def keep_ledger(rows: Rows, tokenized: Tokenized, folder: RunFolder, *, quiet: bool = False) -> None:
+    """Print the ledger and write it into the run folder, with the rejected rows and what is learned of the first."""
+    if not is_main_process():
+        return
+    for line in () if quiet else rows.ledger.lines():
+        logger.info("%s", line)
+    make_private(folder)
+    write_json(folder.ledger, rows.ledger.to_json())
+    rows.ledger.write_rejected(folder.rejected)
+    write_text(folder.preview, "\n".join(tokenized.previews(rows, _html_preview)))
+
+
+def _html_preview(example: Example, tokenizer: Any, conversation: Conversation) -> str:
+    from finetune.data.preview_html import preview_html
+
+    return preview_html(example, tokenizer, conversation)
 
 
 def base_is_changed(config: RunConfig) -> bool:

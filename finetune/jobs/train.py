@@ -8,7 +8,6 @@ from finetune.config import RunConfig
 from finetune.jobs import steps
 from finetune.jobs.processes import leave_training, on_main_process
 from finetune.log import duration, is_main_process
-from finetune.records import Example
 from finetune.run import RunFolder, RunState, open_folder, start_folder, write_versions
 
 logger = logging.getLogger(__name__)
@@ -37,13 +36,13 @@ def train_part(config: RunConfig, rows: steps.Rows, folder: RunFolder, state: Ru
     tokenizer, base_dir = on_main_process(lambda: steps.load_tokenizer(config))
     examples = steps.tokenize(config, rows, tokenizer)
     on_main_process(lambda: start_folder(folder, config))
-    steps.keep_ledger(rows, folder)
+    steps.keep_ledger(rows, examples, folder)
     return _train_new(config, examples, tokenizer, base_dir, folder)
 
 
 def _train_new(
     config: RunConfig,
-    examples: tuple[list[Example], list[Example]],
+    examples: steps.Tokenized,
     tokenizer: Any,
     base_dir: Path,
     folder: RunFolder,
@@ -60,7 +59,8 @@ def _train_new(
     result = train_adapter(
         model,
         tokenizer,
-        *examples,
+        examples.train,
+        examples.validation,
         training=config.training,
         adapter=config.adapter,
         tracking=config.tracking,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from finetune.data.examples import lengths_of
 from finetune.data.pack import pack
 from finetune.model.packed_attention import make_buckets
 from finetune.records import Example
@@ -30,7 +31,7 @@ class MicroBatches:
 
     def num_tokens(self) -> int:
         """Real tokens over all micro-batches."""
-        return sum(len(self.examples[index].input_ids) for group in self.groups for index in group)
+        return sum(lengths_of(self.examples))
 
     def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Turn one row of the index data set into model inputs with labels (-100 where there is no loss)."""
@@ -40,7 +41,7 @@ class MicroBatches:
 
 def make_micro_batches(examples: Sequence[Example], capacity_tokens: int, *, packed: bool) -> MicroBatches:
     """Group examples into micro-batches of at most `capacity_tokens` (padding included), each example once."""
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = lengths_of(examples)
     groups = pack(lengths, capacity_tokens) if packed else _by_length(lengths, capacity_tokens)
     return MicroBatches(examples, groups, packed)
 

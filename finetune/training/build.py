@@ -25,6 +25,7 @@ from finetune.model.adapter import (
 )
 from finetune.model.hardware import Hardware, peak_memory_bytes
 from finetune.model.packed_attention import packed, supports_packing
+from finetune.data.examples import num_supervised_of
 from finetune.records import Example, TrainResult
 from finetune.run import RunFolder
 from finetune.training.batches import MicroBatches, make_micro_batches
@@ -203,7 +204,7 @@ def _announce(
     model: Any, train: Sequence[Example], arithmetic: Arithmetic, num_processes: int, is_packed: bool
 ) -> None:
     trainable, total = trainable_parameters(model)
-    supervised = sum(example.num_supervised for example in train)
+    supervised = num_supervised_of(train)
     logger.info(
         "training %s of %s parameters (%.2f %%); adapter and optimizer state %s",
         f"{trainable:,}",

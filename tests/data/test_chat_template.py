@@ -1,5 +1,6 @@
 """Which template is taken, and which ones are refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,48 @@ def test_a_file_that_is_not_utf8(tokenizer: Any, tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match=r"own.jinja cannot be read .*Save it as UTF-8"):
         ensure_chat_template(tokenizer, str(path))
+
+
+def turns(system: str, loop: str = "messages") -> str:
+    """A template that does `system` with the system message, and writes the turns of `loop`."""
+    return (
+        "{% set lead = '' %}{% if messages[0].role == 'system' %}" + system + "{% endif %}{% for m in " + loop + " %}"
+        "{% if m.role != 'system' %}{{ m.role + ':' + (lead if loop.first or loop.index0 == 1 else '') }}"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endif %}{% endfor %}" + OPENING
+    )
+
+
+@pytest.mark.parametrize("markers", [True, False])
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (turns(""), "leaves out what the system says"),
+        (turns("{{ messages[0].content }}", "messages[-4:]"), "leaves out what the (user|assistant) says"),
+        (turns("{{ messages[0].content }}", "messages[-14:]"), "leaves out what the (user|assistant) says"),
+        (
+            turns("{{ messages[0].content }}", "messages[:2] + messages[-2:]"),
+            "leaves out what the (user|assistant) says",
+        ),
+        (turns("{{ messages[0].content[:5] }}"), "leaves out what the system says"),
+    ],
+)
+def test_a_template_that_drops_something_silently(template: str, message: str, markers: bool, tokenizer: Any) -> None:
+    tokenizer.chat_template = template
+    if not markers:
+        tokenizer.chat_template = re.sub(r"\{% (end)?generation %\}", "", template)
+    with pytest.raises(ModelError, match=f"^the tokenizer's own chat template: the chat template {message}.*plain"):
+        ensure_chat_template(tokenizer, "auto")
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_a_template_may_write_the_system_message_into_the_first_question(markers: bool, tokenizer: Any) -> None:
+    template = turns("{% set lead = messages[0].content + '; ' %}")
+    tokenizer.chat_template = template if markers else re.sub(r"\{% (end)?generation %\}", "", template)
+    assert ensure_chat_template(tokenizer, "auto") == "own"
+
+
+def test_a_changed_template_is_seen_at_once(tokenizer: Any) -> None:
+    assert end_of_turn(tokenizer) == "<|im_end|>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|endoftext|>")
+    assert end_of_turn(tokenizer) == "<|endoftext|>"

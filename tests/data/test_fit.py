@@ -20,7 +20,6 @@ def qa(question: str, answer: str, name: str = "1") -> Conversation:
 def ledger_for(rows: list[Conversation], limit: float = 1.0) -> Ledger:
     ledger = Ledger(rows_read=len(rows), rows_used=len(rows), max_answer_tokens_lost=limit)
     ledger.splits["train"] = len(rows)
-    ledger.split_of = {row.item_id: "train" for row in rows}
     return ledger
 
 
@@ -32,15 +31,15 @@ def test_what_fits_is_left_alone(chatml_tokenizer: Any) -> None:
     row = qa("which law?", "New York")
     whole = tokenize_conversation(row, chatml_tokenizer)
     ledger = Ledger()
-    assert fit(row, chatml_tokenizer, len(whole.input_ids), ledger) == [whole]
-    assert (ledger.truncated_rows, ledger.shortened_prompts, ledger.tokens["truncated"]) == (0, 0, 0)
+    assert fit(row, chatml_tokenizer, len(whole.input_ids), ledger.counts) == [whole]
+    assert (ledger.counts.truncated_rows, ledger.counts.shortened_prompts, ledger.counts.truncated) == (0, 0, 0)
 
 
 def test_a_long_prompt_loses_its_middle_and_the_answer_stays_whole(chatml_tokenizer: Any) -> None:
     row = qa(words(400), "the law of New York")
     whole = tokenize_conversation(row, chatml_tokenizer)
     ledger = Ledger()
-    (example,) = fit(row, chatml_tokenizer, 200, ledger)
+    (example,) = fit(row, chatml_tokenizer, 200, ledger.counts)
     text = chatml_tokenizer.decode(example.input_ids)
     assert 180 <= len(example.input_ids) <= 200
     assert "user\nword0 word1 " in text
@@ -49,9 +48,9 @@ def test_a_long_prompt_loses_its_middle_and_the_answer_stays_whole(chatml_tokeni
     assert text.endswith("assistant\nthe law of New York<|im_end|>\n")
     assert example.num_supervised == whole.num_supervised
     assert example.num_supervised_bytes == whole.num_supervised_bytes
-    assert ledger.shortened_prompts == 1
-    assert ledger.prompt_tokens_removed == len(whole.input_ids) - len(example.input_ids)
-    assert (ledger.truncated_rows, ledger.tokens["truncated"]) == (0, 0)
+    assert ledger.counts.shortened_prompts == 1
+    assert ledger.counts.prompt_tokens_removed == len(whole.input_ids) - len(example.input_ids)
+    assert (ledger.counts.truncated_rows, ledger.counts.truncated) == (0, 0)
 
 
 def test_the_longest_prompt_texts_are_shortened_first(chatml_tokenizer: Any) -> None:
@@ -72,7 +71,7 @@ def test_an_answer_that_does_not_fit_goes_on_behind_its_prompt(chatml_tokenizer:
     row = qa("which law?", words(300))
     whole = tokenize_conversation(row, chatml_tokenizer)
     ledger = ledger_for([row])
-    examples = tokenize_split([row], chatml_tokenizer, 100, ledger)
+    examples = tokenize_split([row], chatml_tokenizer, 100, ledger, split="train")
     prompt = whole.input_ids[: whole.loss_mask.index(True)]
     assert len(examples) > 3 and all(len(example.input_ids) <= 100 for example in examples)
     assert all(example.input_ids[: len(prompt)] == prompt for example in examples)
@@ -85,8 +84,8 @@ def test_an_answer_that_does_not_fit_goes_on_behind_its_prompt(chatml_tokenizer:
     assert learned == [token for token, on in zip(whole.input_ids, whole.loss_mask, strict=True) if on]
     assert sum(example.num_supervised_bytes for example in examples) == whole.num_supervised_bytes
     assert [example.item_id for example in examples[:3]] == ["1", "1#2", "1#3"]
-    assert (ledger.truncated_rows, ledger.tokens["truncated"], ledger.continued_answers) == (0, 0, 1)
-    assert ledger.tokens["supervised"] == whole.num_supervised
+    assert (ledger.counts.truncated_rows, ledger.counts.truncated, ledger.counts.continued_answers) == (0, 0, 1)
+    assert ledger.counts.supervised == whole.num_supervised
     assert "long answers go on" in "\n".join(ledger.lines())
 
 
@@ -96,9 +95,9 @@ def test_a_long_chat_loses_no_answer_token(chatml_tokenizer: Any) -> None:
     row = Conversation(item_id="1", source="f:1", messages=messages)
     whole = tokenize_conversation(row, chatml_tokenizer)
     ledger = ledger_for([row])
-    examples = tokenize_split([row], chatml_tokenizer, 150, ledger)
+    examples = tokenize_split([row], chatml_tokenizer, 150, ledger, split="train")
     assert len(examples) > 1 and all(len(example.input_ids) <= 150 for example in examples)
-    assert ledger.tokens["supervised"] == whole.num_supervised and ledger.tokens["truncated"] == 0
+    assert ledger.counts.supervised == whole.num_supervised and ledger.counts.truncated == 0
 
 
 def test_a_prompt_keeps_a_quarter_even_where_the_answer_is_long(chatml_tokenizer: Any) -> None:
@@ -128,7 +127,7 @@ def test_a_row_without_a_token_to_learn_moves_to_rejected(chatml_tokenizer: Any)
     rows = [qa("which law?", "New York"), hopeless]
     ensure_chat_template(chatml_tokenizer, "chatml")
     ledger = ledger_for(rows)
-    examples = tokenize_split(rows, chatml_tokenizer, 100, ledger)
+    examples = tokenize_split(rows, chatml_tokenizer, 100, ledger, split="train")
     assert [example.item_id for example in examples] == ["1"]
     found: Any = ledger.to_json()
     assert (found["rows_in"], found["rows_used"], found["rejected"]["all_masked"]) == (2, 1, 1)
@@ -144,7 +143,7 @@ def test_rows_that_the_template_refuses_move_to_rejected(spaced_tokenizer: Any) 
     )
     rows = [qa("good", "A", "1"), qa("bad", "A", "2")]
     ledger = ledger_for(rows)
-    assert len(tokenize_split(rows, spaced_tokenizer, 100, ledger)) == 1
+    assert len(tokenize_split(rows, spaced_tokenizer, 100, ledger, split="train")) == 1
     assert ledger.rejected["wrong_type"] == 1
     assert ledger.examples["wrong_type"] == [{"source": "f:2", "detail": "the chat template cannot write it (no)"}]
     ledger.close()
@@ -157,7 +156,7 @@ def test_a_long_text_becomes_chunks_that_predict_every_token_once(spaced_tokeniz
     row = Conversation(item_id="t", source="t.txt", text="the law of the state. " * 20)
     whole = tokenize_conversation(row, spaced_tokenizer)
     ledger = ledger_for([row])
-    chunks = tokenize_split([row], spaced_tokenizer, max_length, ledger)
+    chunks = tokenize_split([row], spaced_tokenizer, max_length, ledger, split="train")
     assert all(len(chunk.input_ids) <= max_length for chunk in chunks)
     assert all(chunk.loss_mask[0] is False and all(chunk.loss_mask[1:]) for chunk in chunks)
     predicted = [token for chunk in chunks for token in chunk.input_ids[1:]]
@@ -167,8 +166,8 @@ def test_a_long_text_becomes_chunks_that_predict_every_token_once(spaced_tokeniz
     assert chunks[-1].input_ids[-1] == spaced_tokenizer.eos_token_id
     names = [chunk.item_id for chunk in chunks]
     assert names == (["t"] if len(chunks) == 1 else [f"t#{number}" for number in range(1, len(chunks) + 1)])
-    assert (ledger.rows_used, ledger.tokens["truncated"]) == (1, 0)
-    assert ledger.tokens["supervised"] == whole.num_supervised
+    assert (ledger.rows_used, ledger.counts.truncated) == (1, 0)
+    assert ledger.counts.supervised == whole.num_supervised
 
 
 def test_batches_give_what_single_rows_give(chatml_tokenizer: Any) -> None:

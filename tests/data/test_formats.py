@@ -1,6 +1,8 @@
-"""Formats one by one: what is detected, what a row becomes, and why rows are rejected."""
+"""Formats one by one: what is detected, what a row becomes, and why rows are rejected. Chats: test_chats.py."""
 
 import json
+import re
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,20 +18,22 @@ CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"
 SHARED = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
 
 
-def convert(values: dict[str, object], format: DataFormat | None = None, **options: object) -> Conversation | Rejection:
+def convert(
+    values: Mapping[str, object], format: DataFormat | None = None, **options: object
+) -> Conversation | Rejection:
     format = format or detect_format(values)
     assert format is not None
     config = DataConfig(path="f.jsonl", **options)  # type: ignore[arg-type]
-    return to_conversation(RawRow(values, "f.jsonl:1"), config, format)
+    return to_conversation(RawRow(dict(values), "f.jsonl:1"), config, format)
 
 
-def chat_of(values: dict[str, object], format: DataFormat | None = None, **options: object) -> list[tuple[str, str]]:
+def chat_of(values: Mapping[str, object], format: DataFormat | None = None, **options: object) -> list[tuple[str, str]]:
     result = convert(values, format, **options)
     assert isinstance(result, Conversation), result
     return [(message.role, message.content) for message in result.messages]
 
 
-def problem_of(values: dict[str, object], format: DataFormat | None = None, **options: object) -> tuple[str, str]:
+def problem_of(values: Mapping[str, object], format: DataFormat | None = None, **options: object) -> tuple[str, str]:
     result = convert(values, format, **options)
     assert isinstance(result, Rejection), result
     assert result.reason in REASONS
@@ -37,7 +41,7 @@ def problem_of(values: dict[str, object], format: DataFormat | None = None, **op
 
 
 def test_every_format_has_a_converter() -> None:
-    assert set(CONVERTERS) == set(DataFormat) - {DataFormat.auto}
+    assert set(CONVERTERS) == set(DataFormat) - {DataFormat.auto, DataFormat.preference, DataFormat.kto}
 
 
 @pytest.mark.parametrize(
@@ -53,66 +57,74 @@ def test_every_format_has_a_converter() -> None:
         ({"prompt": "p", "completion": "c"}, DataFormat.prompt_completion),
         (QA, DataFormat.question_answer),
         ({"QUESTION": "Q?", "Answer": "A"}, DataFormat.question_answer),
+        (QA | {"context": "C"}, DataFormat.question_answer),
+        ({"question": "Q?", "response": "A", "system_prompt": "S"}, DataFormat.question_answer),
+        (QA | {"context": "C", "answers": {"text": ["A"], "answer_start": [0]}}, DataFormat.question_answer),
+        ({"context": "C", "question": "Q?", "answers": {"text": ["A"], "answer_start": [0]}}, DataFormat.squad),
+        ({"Context": "C", "Question": "Q?", "Answers": [{"text": "A", "answer_start": 0}]}, DataFormat.squad),
+        ({"context": "C", "question": "Q?", "answers": [], "is_impossible": True}, DataFormat.squad),
+        ({"context": "C", "question": "Q?", "answers": '{"text": ["A"], "answer_start": [0]}'}, DataFormat.squad),
+        ({"context": "C", "question": "Q?", "answers": "{'text': array(['A'], dtype=object)}"}, DataFormat.squad),
+        ({"question": "Q?", "answers": ["A", "a"]}, None),
+        ({"context": "C", "question": "Q?", "answers": 3}, None),
+        (QA | {"A": "x", "B": "y", "C": "z"}, DataFormat.choices),
+        (QA | {"A": "x"}, DataFormat.question_answer),
         (QA | {"options": ["A", "B"]}, DataFormat.choices),
+        (QA | {"options": None}, DataFormat.question_answer),
+        (QA | {"options": " ", "choices": []}, DataFormat.question_answer),
+        ({"question": "Q?", "answer": "", "text": ""}, DataFormat.question_answer),
+        ({"options": ["A", "B"], "question": None, "answer": "A"}, DataFormat.choices),
+        ({"messages": None, "text": "t"}, DataFormat.text),
+        ({"messages": None, "conversations": SHARED}, DataFormat.sharegpt),
+        ({"prompt": CHAT[:1], "completion": "ho"}, DataFormat.messages),
+        ({"prompt": "hi", "completion": CHAT[1:]}, DataFormat.messages),
+        ({"messages": str(CHAT)}, DataFormat.messages),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, DataFormat.preference),
+        ({"prompt": "p", "chosen": "c", "rejected": None}, DataFormat.preference),
+        ({"messages": CHAT, "label": True}, DataFormat.kto),
+        ({"conversations": SHARED, "kto_tag": "False"}, DataFormat.kto),
+        ({"prompt": "p", "completion": "c", "label": 0}, DataFormat.kto),
+        ({"prompt": "p", "completion": "c", "label": "spam"}, DataFormat.prompt_completion),
+        ({"prompt": "p", "completion": "c", "label": 3}, DataFormat.prompt_completion),
+        (QA | {"label": True}, DataFormat.question_answer),
         ({"question": "Q?", "choices": ["A", "B"], "answerKey": "A"}, DataFormat.choices),
         ({"text": "t", "title": "x"}, DataFormat.text),
         ({"QUESTION": "Q?", "final_decision": "yes", "LONG_ANSWER": "long"}, None),
         ({"a": 1}, None),
     ],
 )
-def test_detection(values: dict[str, object], expected: DataFormat | None) -> None:
+def test_detection(values: Mapping[str, object], expected: DataFormat | None) -> None:
     assert detect_format(values) is expected
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "chosen and rejected.*data.completion='{chosen}'"),
-        ({"messages": CHAT, "label": True}, "column messages with a boolean label, as for KTO"),
-        ({"prompt": "p", "completion": "c", "label": False}, "for other trainers"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "data.prompt='{prompt}' data.completion='{chosen}'"),
+        (
+            {"instruction": "i", "input": "x", "Chosen": "c", "rejected": "r"},
+            r"data.prompt='{instruction}\n\n{input}' data.completion='{Chosen}'",
+        ),
+        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, 'write each row as {"messages": ['),
+        ({"messages": CHAT, "chosen": CHAT, "rejected": CHAT}, "To learn the chats in messages instead: data.format=m"),
+        ({"messages": CHAT, "label": True}, "column label, as for KTO"),
+        ({"prompt": "p", "completion": "c", "label": False}, "Keep the rows whose label is true"),
     ],
 )
-def test_preference_data_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        detect_format(values)
+def test_a_supervised_run_refuses_preferences(values: Mapping[str, object], message: str) -> None:
+    with pytest.raises(DataError) as error:
+        convert(values)
+    assert str(error.value).startswith("f.jsonl:1: preference data (")
+    assert message in str(error.value)
 
 
-def test_messages_with_system_tools_and_results() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-    turns = [
-        {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "1+1?"}]},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "content": {"sum": 2}},
-        {"role": "assistant", "content": "2"},
-    ]
-    result = convert({"messages": turns, "tools": [{"name": "add"}]})
-    assert isinstance(result, Conversation)
-    assert [message.role for message in result.messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert [message.content for message in result.messages] == ["Be brief.", "1+1?", "", '{"sum": 2}', "2"]
-    assert json.loads(result.messages[2].tool_calls or "") == [
-        {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
-    ]
-    assert json.loads(result.tools or "") == [{"name": "add"}]
-    assert (result.answer, len(result.prompt)) == ("2", 4)
-
-
-def test_prompt_and_completion_lists_are_one_chat() -> None:
-    assert chat_of({"prompt": CHAT[:1], "completion": CHAT[1:]}) == [("user", "hi"), ("assistant", "ho")]
-
-
-def test_sharegpt_with_calls_system_and_tools_as_text() -> None:
-    turns = [
-        {"from": "user", "value": "weather?"},
-        {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Bonn"}}'},
-        {"from": "observation", "value": "rain"},
-        {"from": "assistant", "value": "Rain."},
-    ]
-    result = convert({"conversations": turns, "system": "S", "tools": '[{"name": "weather"}]'})
-    assert isinstance(result, Conversation)
-    assert [message.role for message in result.messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert json.loads(result.messages[2].tool_calls or "")[0]["function"]["name"] == "weather"
-    assert json.loads(result.tools or "") == [{"name": "weather"}]
+def test_the_overrides_in_the_refusal_work() -> None:
+    row: dict[str, object] = {"instruction": "i", "input": "x", "chosen": "c", "rejected": "r"}
+    with pytest.raises(DataError) as error:
+        convert(row)
+    prompt, completion = re.findall(r"data\.\w+='([^']+)'", str(error.value))
+    chat = chat_of(row, DataFormat.prompt_completion, prompt=prompt, completion=completion)
+    assert chat == [("user", "i\n\nx"), ("assistant", "c")]
 
 
 @pytest.mark.parametrize("absent", [{}, {"input": ""}, {"input": None}])
@@ -123,6 +135,26 @@ def test_alpaca_without_input(absent: dict[str, object]) -> None:
 def test_alpaca_puts_input_behind_instruction() -> None:
     chat = chat_of({"instruction": "Do.", "input": "this", "response": "Done.", "system": "S"})
     assert chat == [("system", "S"), ("user", "Do.\n\nthis"), ("assistant", "Done.")]
+
+
+def test_alpaca_history_comes_first() -> None:
+    row = {"instruction": "Do.", "output": "Done.", "system": "S", "history": [["a", "b"], ["c", "d"]]}
+    expected = [("system", "S"), *zip(("user", "assistant") * 3, ("a", "b", "c", "d", "Do.", "Done."), strict=True)]
+    assert chat_of(row) == expected
+    assert chat_of(row | {"history": '[["a", "b"], ["c", "d"]]'}) == expected
+    assert len(chat_of(row | {"history": []})) == len(chat_of(row | {"history": ""})) == 3
+
+
+def test_an_empty_column_gives_way_to_a_filled_one() -> None:
+    row = {"instruction": "i", "output": "", "response": "r"}
+    assert chat_of(row) == [("user", "i"), ("assistant", "r")]
+    assert problem_of(row | {"response": None}) == ("empty_answer", "the answer is empty")
+
+
+def test_system_columns_of_single_turns() -> None:
+    for row in ({"question": "q", "response": "a"}, {"prompt": "q", "completion": "a"}):
+        assert chat_of(row | {"system_prompt": "S"}) == [("system", "S"), ("user", "q"), ("assistant", "a")]
+        assert chat_of(row | {"system": " "}) == [("user", "q"), ("assistant", "a")]
 
 
 def test_question_answer_puts_context_first_and_lists_on_lines() -> None:
@@ -171,6 +203,8 @@ LAWS = ["New York", "Delaware", "Texas"]
         ({"label": ["1", "2", "3"], "text": LAWS}, 2, "Delaware"),
         ({"A": "New York", "B": "Delaware"}, "B", "Delaware"),
         (["A", "B", "C"], "B", "B"),
+        ("{'A': 'New York', 'B': 'Delaware'}", "B", "Delaware"),
+        ({"label": ["A", "B "], "text": ["New York", "Delaware"]}, "B", "Delaware"),
         (["4", "1", "2", "0"], 0, "4"),
         (["4", "1", "2", "0"], "0", "0"),
         ([4, 1, 2, 0], 0, "0"),
@@ -183,6 +217,19 @@ def test_choices_in_the_ways_data_sets_write_them(options: object, answer: objec
     assert result.answer == right
     assert right in result.options
     assert not any(option.startswith("A. ") for option in result.options)
+
+
+@pytest.mark.parametrize("name", ["{}", "option_{}", "Option {}"])
+def test_choices_in_a_column_each(name: str) -> None:
+    options = {name.format(letter): text for letter, text in zip("ABC", LAWS, strict=True)}
+    row = {"question": "Q?", "answer": "B"} | options
+    result = convert(row)
+    assert isinstance(result, Conversation), result
+    assert (result.answer, list(result.options)) == ("Delaware", LAWS)
+    short = convert(row | {name.format("C"): ""})
+    assert isinstance(short, Conversation)
+    assert list(short.options) == LAWS[:2]
+    assert problem_of(row | {name.format("B"): None}, DataFormat.choices)[0] == "wrong_type"
 
 
 def test_choices_prompt_by_default_and_by_template() -> None:
@@ -206,26 +253,21 @@ def test_choices_prompt_by_default_and_by_template() -> None:
         ({"text": "  "}, "empty_answer", "the text is empty"),
         ({"text": 3}, "wrong_type", "'text' is a number"),
         ({"text": None}, "null", "'text' is null"),
-        ({"messages": CHAT[:1]}, "wrong_type", "no assistant turn"),
-        ({"messages": [*CHAT, CHAT[0]]}, "wrong_type", "the last turn is user, not assistant"),
-        ({"messages": CHAT[1:]}, "wrong_type", "no user turn"),
-        ({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}, "empty_answer", "the answer is empty"),
-        ({"messages": [{"role": "user", "content": None}]}, "null", "turn 1 of 'messages' has no 'content'"),
-        ({"messages": [{"role": "user", "content": 3}]}, "wrong_type", "turn 1 of 'messages' has a number"),
-        ({"messages": [{"role": "narrator", "content": "x"}]}, "wrong_type", "unknown role 'narrator'"),
-        ({"messages": [{"role": 1, "content": "x"}]}, "wrong_type", "unknown role 1"),
-        ({"messages": [*CHAT, {"role": "system", "content": "late"}, *CHAT]}, "wrong_type", "after other turns"),
-        ({"messages": CHAT, "tools": "nonsense"}, "wrong_type", "'tools' is no list of tools"),
-        ({"conversations": [{"from": "function_call", "value": "{"}]}, "wrong_type", "makes a call that is no"),
         ({"question": "Q", "options": ["a"], "answer": "a"}, "wrong_type", "gives 1 options"),
         ({"question": "Q", "options": ["a", "b"], "answer": "z"}, "wrong_type", "'z' is none of the 2 options"),
         ({"question": "Q", "options": ["a", "b"], "answer": 2}, "wrong_type", "2 is no index of the 2 options"),
         ({"question": "Q", "options": ["a", "b"], "answer": ""}, "empty_answer", "the answer is empty"),
-        ({"question": "Q", "options": None, "answer": "a"}, "null", "'options' is null"),
+        ({"question": "Q", "options": ["a", "\ud800"], "answer": "a"}, "encoding", "half a surrogate"),
+        ({"question": "Q", "answer": "a", "id": "\udfff"}, "encoding", "half a surrogate"),
+        ({"question": "Q", "answer": "a", "group": "\udfff"}, "encoding", "half a surrogate"),
+        ({"question": "Q", "options": {"\ud800 y": 1}, "answer": "a"}, "wrong_type", "with the keys \\ud800 y, not"),
+        ({"question": "Q", "answer": "a", "system": ["S"]}, "wrong_type", "'system' is a list"),
+        ({"instruction": "i", "output": "o", "history": "a"}, "wrong_type", "'history' is text, not a list of [prompt"),
+        ({"instruction": "i", "output": "o", "history": [["a"]]}, "wrong_type", "entry 1 of 'history'"),
         ({"question": "Q", "options": {"x y": 1}, "answer": "a"}, "wrong_type", "with the keys x y, not options"),
     ],
 )
-def test_rejections(values: dict[str, object], reason: str, detail: str) -> None:
+def test_rejections(values: Mapping[str, object], reason: str, detail: str) -> None:
     found = problem_of(values)
     assert found[0] == reason
     assert detail in found[1]
@@ -240,6 +282,7 @@ def test_rejections(values: dict[str, object], reason: str, detail: str) -> None
         (DataFormat.prompt_completion, "prompt"),
         (DataFormat.question_answer, "answer"),
         (DataFormat.choices, "options"),
+        (DataFormat.squad, "context"),
         (DataFormat.text, "text"),
     ],
 )
@@ -258,7 +301,7 @@ def test_rows_without_the_formats_columns(format: DataFormat, column: str) -> No
         (QA | {"id": " ", "group": ""}, "f.jsonl:1", None),
     ],
 )
-def test_ids_and_groups(values: dict[str, object], item_id: str, group: str | None) -> None:
+def test_ids_and_groups(values: Mapping[str, object], item_id: str, group: str | None) -> None:
     result = convert(values)
     assert isinstance(result, Conversation)
     assert (result.item_id, result.group) == (item_id, group)
@@ -280,3 +323,17 @@ def test_long_group_cells_get_a_short_distinct_name() -> None:
     assert isinstance(second, Conversation)
     assert first.group != second.group
     assert len(first.group or "") < 100
+
+
+def test_rows_nested_beyond_reason_are_rejected() -> None:
+    deep: object = "x"
+    for _ in range(5000):
+        deep = [deep]
+    for values in (QA | {"group": deep}, QA | {"context": deep}):
+        assert problem_of(values) == ("wrong_type", "a cell is nested too deeply")
+
+
+def test_a_rejection_keeps_the_row() -> None:
+    result = convert({"question": "Q?", "answer": " ", "note": "\ud800"})
+    assert isinstance(result, Rejection)
+    assert json.loads(result.content)["question"] == "Q?"

@@ -254,3 +254,72 @@ def test_mask_of_marks_tokens_that_share_a_character() -> None:
     assert mask_of(offsets, [(0, 2), (6, 7)]) == [True, False, False, False, False, True]
     assert mask_of(offsets, []) == [False] * 6
     assert all(a <= b for a, b in pairwise(start for start, _ in offsets))
+
+
+def test_content_that_ends_like_a_turn_still_learns_its_own_ending(chatml: Any) -> None:
+    answer = Message(role="assistant", content="it ends with <|im_end|>")
+    example = tokenize_conversation(chat(USER, answer, *MORE), chatml)
+    assert learned(example, chatml) == ["it ends with <|im_end|><|im_end|>", "none<|im_end|>"]
+
+
+def test_an_answer_that_opens_a_turn_is_learned_whole(chatml: Any) -> None:
+    answer = Message(role="assistant", content="<|im_start|>assistant\nfaked<|im_end|>")
+    example = tokenize_conversation(chat(USER, answer, *MORE), chatml)
+    assert learned(example, chatml) == ["<|im_start|>assistant\nfaked<|im_end|><|im_end|>", "none<|im_end|>"]
+
+
+def test_white_space_of_an_answer_is_learned_but_not_what_the_template_writes_behind(chatml: Any) -> None:
+    answer = Message(role="assistant", content="\n two \n")
+    example = tokenize_conversation(chat(USER, answer), chatml)
+    texts = [chatml.decode([token]) for token, m in zip(example.input_ids, example.loss_mask, strict=True) if m]
+    assert "".join(texts) == "\n two \n<|im_end|>"
+
+
+def test_what_the_generation_prompt_gives_is_not_learned_even_if_it_is_marked(chatml_tokenizer: Any) -> None:
+    chatml_tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ '<|im_start|>assistant\n' + m.content "
+        "+ '<|im_end|>\n' }}{% endgeneration %}{% else %}{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    example = tokenize_conversation(chat(USER, ASSISTANT), chatml_tokenizer)
+    assert learned(example, chatml_tokenizer) == ["the law of New York<|im_end|>"]
+    assert example.loss_mask[-1] is False
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_calls_tools_and_results_that_a_template_drops_cost_the_row(markers: bool, chatml_tokenizer: Any) -> None:
+    tokenizer = chatml_tokenizer if markers else without_markers(chatml_tokenizer)
+    call = Message(role="assistant", content="", tool_calls=CALL)
+    result = Message(role="tool", content='{"law": "NY"}')
+    with pytest.raises(RenderProblem, match=r"^f:1: the chat template leaves out the call of 'law'"):
+        tokenize_conversation(chat(USER, call, result, ASSISTANT), tokenizer)
+    with pytest.raises(RenderProblem, match=r"^f:1: the chat template leaves out the tool 'law'"):
+        tokenize_conversation(chat(*MORE, tools='[{"name": "law"}]'), tokenizer)
+
+
+def test_arguments_are_given_as_text_to_a_template_that_takes_no_others(spaced_tokenizer: Any) -> None:
+    spaced_tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name + c.function.arguments }}{% endfor %}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    call = Message(role="assistant", content="", tool_calls=CALL)
+    result = Message(role="tool", content="NY")
+    first, last = learned(
+        tokenize_conversation(chat(USER, call, result, ASSISTANT), spaced_tokenizer), spaced_tokenizer
+    )
+    assert first.startswith("law")
+    assert "state" in first
+    assert last.endswith("New York</s>")
+
+
+def test_the_last_turn_is_the_last_even_where_a_result_is_rewritten(chatml_tokenizer: Any) -> None:
+    ensure_chat_template(chatml_tokenizer, "chatml")
+    chatml_tokenizer.chat_template = chatml_tokenizer.chat_template.replace(
+        "message.role + '\\n' + message.content", "message.role + '\\n' + (message.content | tojson)"
+    )
+    call = Message(role="assistant", content="", tool_calls=CALL)
+    result = Message(role="tool", content='{"law": "NY"}')
+    user = Message(role="user", content="which law")
+    example = tokenize_conversation(chat(user, call, result, ASSISTANT), chatml_tokenizer, last_turn_only=True)
+    assert learned(example, chatml_tokenizer) == ["the law of New York<|im_end|>"]

@@ -1,8 +1,10 @@
 """Mapping templates: what stands between braces is a column's name."""
 
+import warnings
+
 import pytest
 
-from finetune.data.cells import RowProblem, cell_text, list_in_string
+from finetune.data.cells import RowProblem, cell_text, list_in_string, parsed_cell
 from finetune.data.template_text import check_columns, fill_template
 from finetune.errors import DataError
 
@@ -59,7 +61,42 @@ def test_rows_lacking_a_column_or_all_cells_are_problems() -> None:
     assert (missing.value.reason, null.value.reason) == ("missing_column", "null")
 
 
+@pytest.mark.parametrize(("option", "reason"), [("data.prompt", "null"), ("data.completion", "empty_answer")])
+def test_rows_that_leave_only_the_templates_own_words(option: str, reason: str) -> None:
+    with pytest.raises(RowProblem, match=r"^'a', 'b': empty \(data") as problem:
+        fill_template("Which law? {a} {b} {a}", option, {"a": " ", "b": "[]"})
+    assert problem.value.reason == reason
+    assert fill_template("Which law? {a} {b}", option, {"a": "", "b": "Israel"}) == "Which law?  Israel"
+
+
 def test_nested_lists_and_lists_in_strings() -> None:
     assert cell_text([["a", "b"], "c", None]) == "a\nb\nc\n"
     assert list_in_string("['a'") is None
     assert list_in_string("[__import__('os')]") is None
+    assert list_in_string('["a", "b\\n"]') == ["a", "b\n"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ('{"a": [1, null]}', {"a": [1, None]}),
+        ("[{'a': \"it's\", 'b': None}]", [{"a": "it's", "b": None}]),
+        ("{'text': array(['a (b)'], dtype=object), 'start': array([5])}", {"text": ["a (b)"], "start": [5]}),
+        ("[see above]", "[see above]"),
+        ("{1, 2}", "{1, 2}"),
+        ("[open('x')]", "[open('x')]"),
+        ("[" * 100_000 + "]" * 100_000, "[" * 100_000 + "]" * 100_000),
+        ("['" + "a" * 600_000 + "']", "['" + "a" * 600_000 + "']"),
+        (" text ", " text "),
+        (["x"], ["x"]),
+        (7, 7),
+    ],
+)
+def test_lists_and_objects_written_into_a_cell(cell: object, expected: object) -> None:
+    assert parsed_cell(cell) == expected
+
+
+def test_backslashes_in_a_cell_warn_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list_in_string(r"['C:\data \d']") == [r"C:\data \d"]

@@ -1,7 +1,9 @@
 """Readers: every kind of file, and every way in which a file is broken."""
 
+import gzip
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,27 +41,41 @@ def test_jsonl_rejects_lines_that_are_no_objects_or_not_utf8(write: Write) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n\n{"a": 1,}\n', r"^a.jsonl:3: not JSON \(.* at column \d+\)\. Mend or remove that line"),
         ("a.jsonl", '[{"a": 1}]', r"^a.jsonl:1: starts a JSON list, .* Name the file .json"),
-        ("a.jsonl", '{"a": ' + "[" * 100_000, r"^a.jsonl:1: cannot be read as JSON \(nested too deeply\)"),
+        ("a.jsonl", '[\n{"a": 1}\n]', r"^a.jsonl:1: starts a JSON list, .* Name the file .json"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"^a.json:2: not JSON \(Extra data .* name it .jsonl"),
-        ("a.json", '[{"a": 1},\n {"a" 2}]', r"^a.json:2: not JSON \(Expecting ':' delimiter at column 7\)\. Mend"),
+        ("a.json", '[{"a": 1}]\n\n x', r"^a.json:3: not JSON \(Extra data .* name it .jsonl"),
+        ("a.json", '[{"a": 1},\n {"a": "x}]', r"^a.json:2: not JSON \(the file ends inside its list: a missing quote"),
+        ("a.json", '{"a": {"b": 1},\n', r"^a.json:2: not JSON \(the file ends inside its object: .* cut short"),
+        ("a.json", '[{"a": 1},\n]', r"^a.json:2: not JSON \(a comma before the closing bracket\)\. Mend"),
+        ("a.json", '[{"a": 1}\n}', r"^a.json:2: not JSON \('}' closes what another bracket opened\)\. Mend"),
+        ("a.json", "\n<html>", r"^a.json:2: not JSON \(Expecting value .*\)\. Mend the file"),
         ("a.json", '{"a": 1, "b": "x"}', r"^a.json: holds one JSON object with the keys a, b; expected a list"),
         ("a.json", '{"a": [1], "b": [2]}', r"^a.json: holds one JSON object with the keys a, b; expected a list"),
         ("a.json", "3", r"^a.json: holds one JSON number; expected a list"),
         ("a.json", "   \n", r"^a.json: the file is empty"),
         ("a.json", "[]", r"^a.json: holds no rows"),
-        ("a.json", b'[{"a": "\n\xe4"}]', r"^a.json:2: not UTF-8 \(byte 0xe4 at offset 9 .*iconv"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16"), r"^a.jsonl:1: UTF-16, not UTF-8 .*iconv -f UTF-16"),
-        ("a.csv", "a,b\n1,caf\xe9\n".encode("latin-1"), r"^a.csv:2: not UTF-8 \(byte 0xe9 at offset 9 "),
+        ("a.json", " [ \n ]\n", r"^a.json: holds no rows"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), r"^a.jsonl:1: UTF-16, not UTF-8 .*iconv -f UTF-16 "),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), r"^a.jsonl:1: UTF-16, not UTF-8 .*iconv -f UTF-16LE "),
+        ("a.json", '{"a": 1}'.encode("utf-16"), r"^a.json:1: UTF-16, not UTF-8 .*iconv"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), r"^a.csv:1: UTF-16, not UTF-8 .*iconv"),
+        ("a.txt", "text".encode("utf-16-be"), r"^a.txt:1: UTF-16, not UTF-8 .*iconv -f UTF-16BE"),
+        ("a.txt", b"one\ntwo\0", r"^a.txt:2: holds a NUL byte"),
+        ("a.txt", b"one\ncaf\xe9", r"^a.txt:2: not UTF-8 \(byte 0xe9 at offset 7\)\. .*iconv -f WINDOWS-1252"),
+        ("a.csv", b"a,caf\xe9\n1,2\n", r"^a.csv:1: the header cannot be read: .*not UTF-8: byte 0xe9 at column 6"),
         ("a.csv", "a,b,a\n1,2,3\n", r"^a.csv:1: the header names 'a' more than once"),
         ("a.csv", " ,\n1,2\n", r"^a.csv:1: the header is empty"),
-        ("a.csv", 'a,b\n1,2\n3,"open\n4,5\n', r"^a.csv:3: the record that starts here is no CSV \(unexpected end"),
         ("a.csv", "a,b\n", r"^a.csv: holds no rows"),
         ("a.csv", "", r"^a.csv: the file is empty \(0 bytes"),
         ("a.txt", " \n\n", r"^a.txt: the file is empty"),
         ("a.parquet", b"PAR1nonsense", r"^a.parquet: no readable Parquet file"),
         ("a.xlsx", b"PK", r"a.xlsx: cannot read .xlsx. Give a file \(.jsonl .json .csv"),
+        ("a.tar.gz", b"PK", r"a.tar.gz: cannot read .tar.gz. Give a file \(.jsonl .json .csv"),
+        ("a.pdf.gz", b"PK", r"a.pdf.gz: cannot read .pdf inside .gz. Decompress it first"),
+        ("a.jsonl.gz", b"PK", r"^a.jsonl.gz: damaged or cut short after 0 .* Write or download it again"),
+        ("a.jsonl.zst", b"nonsense", r"^a.jsonl.zst: damaged or cut short after 0 .* Write or download it again"),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9], r"^a.csv.gz: damaged or cut short"),
     ],
 )
 def test_a_broken_file_is_one_line_that_says_where_and_what_to_do(
@@ -68,6 +84,51 @@ def test_a_broken_file_is_one_line_that_says_where_and_what_to_do(
     with pytest.raises(DataError, match=message) as caught:
         list(read_rows(write(name, content)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source", "reason", "detail"),
+    [
+        ("a.jsonl", '{"a": 1}\n\n{"a": 1,}\n', "a.jsonl:3", "wrong_type", r"^not JSON \(.* at column \d+\)$"),
+        ("a.jsonl", '{"a": 1}{"a": 2}', "a.jsonl:1", "wrong_type", r"^not JSON \(Extra data at column 9\); is a comma"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "a.jsonl:1", "wrong_type", "^cannot be read as JSON"),
+        ("a.jsonl", b'{"a": "\0"}', "a.jsonl:1", "encoding", "^a NUL byte at column 8; no text"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\x93"}', "a.jsonl:2", "encoding", r"^not UTF-8: byte 0x93 at column 8; .*iconv"),
+        ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:[1]", "wrong_type", r"^not JSON \(.* at line 2 column 6\)$"),
+        (
+            "a.json",
+            '{"a": {"a": 1},\n\n"b":\n{"a" 2}}',
+            "a.json:b",
+            "wrong_type",
+            r"^not JSON \(.* at line 4 column 6\)",
+        ),
+        ("a.json", '[{"a": 1}\n{"b": 2}]', "a.json:[0]", "wrong_type", r"Extra data at line 2 .*a comma or a newline"),
+        ("a.json", b'[\n{"a": "\xe4"}]', "a.json:[0]", "encoding", r"byte 0xe4 at line 2 column 8; save"),
+        ("a.csv", b"a,b\n1,caf\xe9\n3,4\n", "a.csv:2", "encoding", r"byte 0xe9 at column 6; .*iconv -f WINDOWS-1252"),
+        ("a.csv", b'a,b\n1,"x\n\xe9"\n3,4\n', "a.csv:2", "encoding", r"^line 3: not UTF-8: byte 0xe9 at column 1"),
+        ("a.csv", b"a,b\n1,\0\n", "a.csv:2", "encoding", "^a NUL byte at column 3"),
+        ("a.csv", 'a,b\n1,2\n3,"open\n4,5\n', "a.csv:3", "wrong_type", r"no CSV \(unexpected end .*; quote cells with"),
+        ("a.tsv", 'a\tb\n"1"x\t2\n', "a.tsv:2", "wrong_type", r"no TSV \(.*; quote cells with"),
+    ],
+)
+def test_a_broken_row_is_rejected_and_says_where(
+    write: Write, name: str, content: str | bytes, source: str, reason: str, detail: str
+) -> None:
+    (rejection,) = [row for row in read_rows(write(name, content)) if isinstance(row, Rejection)]
+    assert (rejection.source, rejection.reason) == (source, reason)
+    assert re.search(detail, rejection.detail), rejection.detail
+    assert rejection.content
+
+
+def test_rows_after_a_missing_quote_are_read(write: Write) -> None:
+    rows = list(read_rows(write("a.csv", 'a,b\n1,"open\n2,x\n"3",y\n4,z\n')))
+    assert [row.source for row in rows] == ["a.csv:2", "a.csv:3", "a.csv:4", "a.csv:5"]
+    assert [row.values["b"] for row in rows if isinstance(row, RawRow)] == ["x", "y", "z"]
+
+
+def test_spreadsheets_that_write_semicolons_are_read(write: Write) -> None:
+    assert rows_of(write("a.csv", "Frage;Antwort\nx, y;z\n")) == [("a.csv:2", {"Frage": "x, y", "Antwort": "z"})]
+    assert rows_of(write("b.csv", "a;b,c\n1,2\n")) == [("b.csv:2", {"a;b": "1", "c": "2"})]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +208,105 @@ def test_folder_gives_sorted_documents_grouped_by_file(write: Write, caplog: pyt
 
 
 def test_folder_without_documents_names_what_it_holds(write: Write) -> None:
-    folder = Path(write("docs/rows.jsonl", [{"a": 1}])).parent
-    with pytest.raises(DataError, match=r"no .txt or .md files. It holds rows.jsonl"):
+    folder = Path(write("docs/rows.xlsx", "x")).parent
+    with pytest.raises(DataError, match=r"no documents and no data files. It holds rows.xlsx"):
         list(read_rows(str(folder)))
+
+
+def test_folder_of_data_files_is_one_data_set(write: Write) -> None:
+    write("set/part-2.jsonl", [{"a": 2}])
+    write("set/part-1.csv", "a\n1\n")
+    write("set/README.md", "about the set")
+    write("set/dataset_infos.json", "{}")
+    folder = Path(write("set/more/rows.json.gz", gzip.compress(b'[{"a": 3}]'))).parent.parent
+    assert rows_of(str(folder)) == [
+        ("more/rows.json.gz:[0]", {"a": 3}),
+        ("part-1.csv:2", {"a": "1"}),
+        ("part-2.jsonl:1", {"a": 2}),
+    ]
+
+
+def test_folder_with_files_named_after_splits_gives_the_split_asked_for(write: Write) -> None:
+    write("set/train-00000-of-00002.jsonl", [{"a": 1}])
+    write("set/train-00001-of-00002.jsonl", [{"a": 2}])
+    write("set/test-00000-of-00001.jsonl", [{"a": 3}])
+    folder = str(Path(write("set/contest.jsonl", [{"a": 4}])).parent)
+    assert [values["a"] for _, values in rows_of(folder)] == [1, 2]
+    assert [row.values["a"] for row in read_rows(folder, split="test") if isinstance(row, RawRow)] == [3]
+    with pytest.raises(DataError, match=r"named after the splits test, train; none is named 'validation'"):
+        list(read_rows(folder, split="validation"))
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"a": "é"}\n{"a": 2}\n'),
+        ("a.json", '[{"a": "é"}]'),
+        ("a.csv", "a,b\né,2\n"),
+        ("a.tsv", "a\tb\né\t2\n"),
+        ("a.txt", "text é\n"),
+        ("a.md", "# text\n"),
+    ],
+)
+def test_compressed_text_gives_the_same_rows(write: Write, name: str, content: str, packing: str) -> None:
+    import pyarrow
+
+    data = content.encode()
+    packed = gzip.compress(data) if packing == ".gz" else pyarrow.Codec("zstd").compress(data, asbytes=True)
+    plain = [(source.replace(name, name + packing), values) for source, values in rows_of(write(name, data))]
+    assert rows_of(write(name + packing, packed)) == plain
+    assert rows_of(write("twice/" + name + packing, packed + (packed if name == "a.txt" else b"")))
+
+
+def test_json_is_cut_alike_wherever_its_blocks_end(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings, escapes, brackets and white space across the borders of the blocks that are read."""
+    rows = [{"a": 'quote " back \\ [{,', "é": [1, {"b": "\\"}], "c": None}, {}, {"a": "]}"}, {"x\\": "\n"}]
+    layouts = [json.dumps(rows), json.dumps(rows, indent=1), json.dumps({"v": "[", "data": rows, "w": {"u": 1}})]
+    layouts.append(json.dumps({f'i"{number},': row for number, row in enumerate(rows)}, ensure_ascii=False))
+    for layout in layouts:
+        path = write("a.json", layout)
+        whole = rows_of(path)
+        assert [{key: cell for key, cell in values.items() if key != "id"} for _, values in whole] == rows
+        for size in (1, 2, 3, 7):
+            monkeypatch.setattr("finetune.data.json_stream._AT_ONCE", size)
+            assert rows_of(path) == whole
+        monkeypatch.undo()
+
+
+def test_one_stray_list_does_not_hide_the_rows_by_id(write: Write) -> None:
+    rows: dict[str, object] = {f"id-{number}": {"a": number} for number in range(9)}
+    found = list(read_rows(write("a.json", json.dumps(rows | {"stray": [{"a": 1}]}))))
+    assert [type(row) for row in found] == [RawRow] * 9 + [Rejection]
+
+
+def test_arrow_folder_with_and_without_splits(tmp_path: Path) -> None:
+    import datasets
+
+    small = datasets.Dataset.from_dict({"q": ["x", None], "l": [["a"], []]})
+    small.save_to_disk(tmp_path / "one")
+    expected = [{"q": "x", "l": ["a"]}, {"q": None, "l": []}]
+    found = rows_of(str(tmp_path / "one"))
+    assert [values for _, values in found] == expected
+    assert [source for source, _ in found] == [f"one/data-00000-of-00001.arrow:{number}" for number in (1, 2)]
+    datasets.DatasetDict({"train": small, "test": small.select([1])}).save_to_disk(tmp_path / "two")
+    assert [values for _, values in rows_of(str(tmp_path / "two"))] == expected
+    tests = list(read_rows(str(tmp_path / "two"), split="test"))
+    assert tests == [RawRow(expected[1], "test/data-00000-of-00001.arrow:1")]
+    with pytest.raises(DataError, match=r"has no split 'dev'; it has train, test. Name one \(data.split=…\)"):
+        list(read_rows(str(tmp_path / "two"), split="dev"))
+
+
+def test_arrow_folder_reads_no_file_outside_itself(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"q": ["x"]}).save_to_disk(tmp_path / "one")
+    state = tmp_path / "one/state.json"
+    state.write_text(state.read_text().replace("data-00000", "../one/data-00000"))
+    with pytest.raises(
+        DataError, match=r"one/state.json: names '../one/data-00000.*', which is no file of this folder"
+    ):
+        list(read_rows(str(tmp_path / "one")))
 
 
 def test_missing_path_names_the_nearest_file(write: Write) -> None:

@@ -4,32 +4,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.split import cut_passages, cut_text, split_conversations
+from finetune.data.split import cut_passages, cut_text, split_clusters
 from finetune.errors import DataError
-from finetune.records import Conversation, Message, Splits
+from finetune.records import Conversation
 
 
-def rows(*groups: str | None) -> list[Conversation]:
-    messages = (Message(role="user", content="q"), Message(role="assistant", content="a"))
-    return [
-        Conversation(item_id=str(number), source=f"f:{number}", messages=messages, group=group)
-        for number, group in enumerate(groups)
-    ]
+def rows(*groups: str | None) -> list[int]:
+    """Number the clusters of rows in these groups; None is a group of its own."""
+    names = [group if group is not None else f"row {number}" for number, group in enumerate(groups)]
+    return [names.index(name) for name in names]
 
 
-def split(items: list[Conversation], seed: int = 0, validation: float = 0.1, test: float = 0.1) -> Splits:
-    return split_conversations(items, validation_share=validation, test_share=test, seed=seed)
+def split(clusters: list[int], seed: int = 0, validation: float = 0.1, test: float = 0.1) -> dict[str, list[int]]:
+    """Row numbers by split."""
+    side = split_clusters(clusters, {"test": test, "validation": validation}, seed=seed)
+    return {name: [row for row, own in enumerate(side) if own == name] for name in ("train", "validation", "test")}
 
 
-def ids(items: list[Conversation]) -> list[int]:
-    return [int(item.item_id) for item in items]
-
-
-def test_shares_are_met_and_file_order_is_kept() -> None:
+def test_shares_are_met() -> None:
     parts = split(rows(*[None] * 100))
-    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [80, 10, 10]
-    for part in (parts.train, parts.validation, parts.test):
-        assert ids(part) == sorted(ids(part))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 80, "validation": 10, "test": 10}
 
 
 def test_the_seed_decides() -> None:
@@ -46,33 +40,27 @@ def test_the_seed_decides() -> None:
     st.integers(0, 2**32 - 1),
 )
 def test_groups_never_cross_and_nothing_is_lost(groups: list[int], validation: float, test: float, seed: int) -> None:
-    items = rows(*[f"g{group}" for group in groups])
     wanted = 1 + (validation > 0) + (test > 0)
     if len(set(groups)) < wanted:
         with pytest.raises(DataError):
-            split(items, seed, validation, test)
+            split(groups, seed, validation, test)
         return
-    parts = split(items, seed, validation, test)
-    sides = [parts.train, parts.validation, parts.test]
-    assert sorted(number for side in sides for number in ids(side)) == list(range(len(items)))
-    found = [{item.group for item in side} for side in sides]
+    parts = split(groups, seed, validation, test)
+    assert sorted(row for part in parts.values() for row in part) == list(range(len(groups)))
+    found = [{groups[row] for row in part} for part in parts.values()]
     assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
-    assert bool(parts.train)
-    assert bool(parts.validation) == (validation > 0)
-    assert bool(parts.test) == (test > 0)
+    assert parts["train"]
+    assert bool(parts["validation"]) == (validation > 0)
+    assert bool(parts["test"]) == (test > 0)
 
 
 def test_a_giant_group_stays_in_training() -> None:
-    parts = split(rows(*["giant"] * 90, *[f"g{number}" for number in range(10)]))
-    assert {item.group for item in parts.train} >= {"giant"}
+    parts = split([0] * 90 + list(range(1, 11)))
+    assert set(range(90)) <= set(parts["train"])
 
 
 def test_own_files_need_no_share() -> None:
-    items = rows(None, None)
-    parts = split_conversations(
-        items, validation_share=0.5, test_share=0.5, seed=0, need_validation=False, need_test=False
-    )
-    assert (len(parts.train), parts.validation, parts.test) == (2, [], [])
+    assert split_clusters([0, 1], {"test": 0.0, "validation": 0.0}, seed=0) == ["train", "train"]
 
 
 @pytest.mark.parametrize(
