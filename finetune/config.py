@@ -350,6 +350,13 @@ class DataConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 yield f"data.{name}: {getattr(self, name)} is not in [0, 1]"
+        if (self.prompt is None) != (self.completion is None):
+            absent = "prompt" if self.prompt is None else "completion"
+            if self.format not in (DataFormat.choices, DataFormat.question_answer, DataFormat.squad):
+                yield f"data.{absent}: not set; a mapping needs both data.prompt and data.completion"
+        yield from self._problems_of_checks()
+
+    def _problems_of_checks(self) -> Iterator[str]:
         if self.max_rows is not None:
             yield from _at_least("data.max_rows", self.max_rows, 1)
         yield from _at_least("data.contamination_words", self.contamination_words, 3)
@@ -359,10 +366,6 @@ class DataConfig:
             yield f"data.pii: {self.pii!r} is unknown. Known: {', '.join(PII_POLICIES)}"
         for source in self.sources:
             yield from source.problems()
-        if (self.prompt is None) != (self.completion is None):
-            absent = "prompt" if self.prompt is None else "completion"
-            if self.format not in (DataFormat.choices, DataFormat.question_answer):
-                yield f"data.{absent}: not set; a mapping needs both data.prompt and data.completion"
 
 
 @dataclass(kw_only=True, slots=True)

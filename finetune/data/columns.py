@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from finetune.config import DataConfig, DataFormat
 from finetune.data.cells import nearest_column
 from finetune.data.formats import detect_format
+from finetune.data.preference_rows import refuse_preferences
 from finetune.data.raw import RawRow
 from finetune.data.template_text import OPTIONS, check_columns
 from finetune.errors import DataError
@@ -29,7 +30,8 @@ def choose_format(rows: Sequence[RawRow], columns: list[str], data: DataConfig, 
     """Return the configured format, else the mapping's, else the one that most of the first rows have.
 
     Raises:
-        DataError: none can be told; the message shows a mapping with the file's own columns.
+        DataError: none can be told (the message shows a mapping with the file's own columns), or the rows are for
+            trainers that compare answers.
     """
     if data.format is not DataFormat.auto:
         return data.format
@@ -38,16 +40,18 @@ def choose_format(rows: Sequence[RawRow], columns: list[str], data: DataConfig, 
     if data.text_column is not None:
         return DataFormat.text
     votes: Counter[DataFormat] = Counter()
+    first: dict[DataFormat, RawRow] = {}
     for row in rows[:_ROWS_TO_DETECT]:
-        try:
-            format = detect_format(row.values)
-        except DataError as error:
-            raise DataError(f"{row.source}: {error}") from None
+        format = detect_format(row.values)
         if format is not None:
             votes[format] += 1
+            first.setdefault(format, row)
     if votes:
-        return votes.most_common(1)[0][0]
-    known = "|".join(format.name for format in DataFormat if format is not DataFormat.auto)
+        format = votes.most_common(1)[0][0]
+        refuse_preferences(format, first[format].values, first[format].source)
+        return format
+    hidden = (DataFormat.auto, DataFormat.preference, DataFormat.kto)
+    known = "|".join(format.name for format in DataFormat if format not in hidden)
     prompt, completion = _example_columns(columns)
     raise DataError(
         f"{path}: cannot tell the format from the columns {', '.join(columns) or '(none)'}. Map them, such as "
@@ -86,7 +90,12 @@ def check_named_columns(
     Raises:
         DataError: an option has no effect on the format, or no row has a column of that name.
     """
-    takes_templates = format in (DataFormat.prompt_completion, DataFormat.question_answer, DataFormat.choices)
+    takes_templates = format in (
+        DataFormat.prompt_completion,
+        DataFormat.question_answer,
+        DataFormat.choices,
+        DataFormat.squad,
+    )
     if not takes_templates and (data.prompt is not None or data.completion is not None):
         raise DataError(
             f"data.prompt and data.completion have no effect on format {format.name} ({path}). Leave them out "

@@ -1,4 +1,4 @@
-"""Finds the messages' contents in a rendered chat, and what the template left out. Used by render.py and prefixes.py."""
+"""Finds the contents in a rendered chat, and what the template left out. Used by render.py and prefixes.py."""
 
 import json
 import re

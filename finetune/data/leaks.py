@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune.config import DataConfig
 from finetune.data.check import Ledger
@@ -46,7 +47,7 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
 
 def _measure(
     items: Callable[[], Iterable[tuple[str, str]]], training: Sequence[Conversation], words: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     from finetune.data.contamination import find_contamination
 
     num_items = 0

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PII_LIMITS = "names and addresses are not recognised"
-
+from finetune.data.privacy import NOT_FOUND
 
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
     """Write the content of `data/ledger.json` as lines: what was read, left out and why, and what carries loss."""
@@ -49,7 +48,8 @@ def _personal(ledger: Mapping[str, Any]) -> Iterator[str]:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in ledger["pii"].items() if count) or "none recognised"
     verb = "replaced" if ledger["pii_policy"] == "redact" else "found"
-    yield f"personal  {ledger['pii_rows']:>9,} rows with personal data {verb}: {kinds} ({PII_LIMITS})"
+    yield f"personal  {ledger['pii_rows']:>9,} rows with personal data {verb}: {kinds}"
+    yield f"  {NOT_FOUND}"
 
 
 def _tokens(ledger: Mapping[str, Any]) -> Iterator[str]:

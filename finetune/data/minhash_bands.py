@@ -1,11 +1,13 @@
 """MinHash signatures in bands, and the pairs of rows that agree in several of them. Used by near_duplicates.py."""
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.store import raise_disk_full
 from finetune.data.word_hashes import Hashes, hash_rows, hash_runs, mix
 
 NUM_BANDS, ROWS_PER_BAND = 42, 3
@@ -23,6 +25,7 @@ class BandFile:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the object)
+        weakref.finalize(self, self._file.close)
         self._waiting: list[NDArray[np.uint32]] = []
         self._num_waiting = 0
         self._blocks: list[int] = []
@@ -60,7 +63,10 @@ class BandFile:
         if self._waiting:
             block = np.concatenate(self._waiting)
             self._file.seek(0, 2)
-            self._file.write(np.ascontiguousarray(block.T).tobytes())
+            try:
+                self._file.write(np.ascontiguousarray(block.T).tobytes())
+            except OSError as error:
+                raise_disk_full(error)
             self._blocks.append(len(block))
             self._waiting, self._num_waiting = [], 0
 

@@ -31,7 +31,7 @@ class Piece:
 
 
 def pieces_of(example: Example, tokenizer: Any, conversation: Conversation) -> list[Piece]:
-    """Decode an example. A shortened or continued chat has contents that are not found; all its text is then content."""
+    """Decode an example. Where a content is not found (a chat was shortened), all text counts as content."""
     parts = list(_parts(example.input_ids, tokenizer))
     contents = _contents(conversation, "".join(text for text, _, _ in parts))
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}

@@ -1,10 +1,9 @@
 """Finds the answers of a chat by rendering its beginnings, where the template marks none itself. Used by render.py."""
 
-import os
 from collections.abc import Sequence
 
 from finetune.data.contents import call_names, find_content
-from finetune.data.spans import Span
+from finetune.data.spans import Span, common_prefix
 from finetune.data.template import Template, try_write
 from finetune.records import Message
 
@@ -42,7 +41,7 @@ def _start(message: Message, text: str, cursor: int, before: str | None, templat
             place = len(before) - len(whole) + len(opening)
             if whole.startswith(opening) and text.startswith(before[:place]):
                 return place
-        shared = os.path.commonprefix([before, text])
+        shared = common_prefix(before, text)
         if not whole and len(shared) >= cursor:
             return max(
                 (shared.rfind(token) + len(token) for token in marks.specials if token in shared), default=cursor

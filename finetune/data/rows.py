@@ -123,7 +123,9 @@ class Rows:
 
     def view(self, rows: "np.ndarray[Any, Any]") -> Conversations:
         """Return some rows as conversations, in the given order."""
-        return Conversations(self.store, rows, self.names, self.groups, self.label)
+        numbers = array("q")
+        numbers.frombytes(rows.astype(np.int64).tobytes())
+        return Conversations(self.store, numbers, self.names, self.groups, self.label)
 
 
 def split_of(label: str) -> str:

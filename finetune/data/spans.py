@@ -27,3 +27,9 @@ def mask_of(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
 def text_ends(offsets: Sequence[Span]) -> list[int]:
     """How far the text is written after each token; a character of several tokens counts with the last of them."""
     return list(accumulate((end for _, end in offsets), max))
+
+
+def common_prefix(left: str, right: str) -> str:
+    """The characters with which both texts begin."""
+    differing = (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return left[: next(differing, min(len(left), len(right)))]

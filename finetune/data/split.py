@@ -19,8 +19,9 @@ _BREAKS = ("\n\n", "\n", ". ", " ")
 def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed: int) -> list[str]:
     """Name a split for each row: `train`, or one of `shares`, whose values are parts of all rows.
 
-    `clusters` has one number per row; rows of one cluster stay together. Clusters are shuffled with the seed; each split
-    of `shares` in turn takes the clusters that still fit its share, and at least one. A share of 0 leaves a split empty.
+    `clusters` has one number per row; rows of one cluster stay together. Clusters are shuffled with the seed; each
+    split of `shares` in turn takes the clusters that still fit its share, and at least one. A share of 0 leaves a split
+    empty.
 
     Raises:
         DataError: there are fewer clusters than splits.

@@ -78,8 +78,12 @@ def tokenize_split(
         _account(outcome, conversations, ledger, split, max_length)
         return Examples(cache_dir / key)
     started = time.monotonic()
-    temporary = tempfile.TemporaryDirectory(prefix="finetune-") if not (cache_dir and is_main_process()) else None
-    folder = Path(temporary.name) if temporary is not None or cache_dir is None else stage_entry(cache_dir)
+    temporary = None
+    if cache_dir is not None and is_main_process():
+        folder = stage_entry(cache_dir)
+    else:
+        temporary = tempfile.TemporaryDirectory(prefix="finetune-")
+        folder = Path(temporary.name)
     try:
         outcome = _tokenize(conversations, tokenizer, folder, options, long, split)
         _account(outcome, conversations, ledger, split, max_length)

@@ -4,12 +4,11 @@ An answer is what the model itself writes: it begins where the generation prompt
 turn. Marked and found answers are both trimmed to that, so that they are the same whichever way they were made.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from finetune.data.spans import Span
+from finetune.data.spans import Span, common_prefix
 from finetune.records import Message
 
 _QUESTIONS = ("the question number one", "the question number two")
@@ -92,14 +91,14 @@ def learn_turn_marks(render: Render, specials: tuple[str, ...]) -> TurnMarks:
     if asked is None or prompt is None or short is None or whole is None:
         return TurnMarks(specials=specials)
     generation = _behind(prompt[0], _QUESTIONS[0])
-    closing = os.path.commonprefix([_behind(asked[0], _QUESTIONS[0]), generation])
+    closing = common_prefix(_behind(asked[0], _QUESTIONS[0]), generation)
     headers = [
         _between(text, question, answer)
         for text in (short[0], whole[0])
         for question, answer in zip(_QUESTIONS, _ANSWERS, strict=True)
         if answer in text
     ]
-    shared = {os.path.commonprefix([generation, header]) for header in headers} - {generation}
+    shared = {common_prefix(generation, header) for header in headers} - {generation}
     shared |= {generation} if "<think>" in generation else set()
     openings = {generation, *(opening.partition("<think>")[0] for opening in shared)}
     openings = {opening[len(closing) :] for opening in openings if len(opening) > len(closing)}
@@ -144,7 +143,7 @@ def _inside_after_tool(render: Render) -> set[str]:
         return set()
     place = text.find(_TOOL_CHAT[2].content) + len(_TOOL_CHAT[2].content)
     asked = _behind(prompt[0], _TOOL_CHAT[2].content)
-    given = os.path.commonprefix([asked, text[place:]])
+    given = common_prefix(asked, text[place:])
     given = given if given == asked else given.partition("<think>")[0]
     start = next((start for start, _ in spans if start >= place), None)
     return set() if start is None else {given[start - place :]}
@@ -153,7 +152,7 @@ def _inside_after_tool(render: Render) -> set[str]:
 def _endings(short: str, whole: str, specials: Sequence[str]) -> set[str]:
     """What stands behind the last answer, and what of it stands behind an earlier one, up to a special token."""
     last = _behind(short, _ANSWERS[0])
-    shared = os.path.commonprefix([last, _behind(whole, _ANSWERS[0])])
+    shared = common_prefix(last, _behind(whole, _ANSWERS[0]))
     if shared != last:
         shared = shared[: max((shared.rfind(token) + len(token) for token in specials if token in shared), default=0)]
     return {last.rstrip(), shared.rstrip()} - {""}

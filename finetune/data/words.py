@@ -8,7 +8,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from finetune.data.spans import Span
@@ -92,7 +92,7 @@ class WordEncoder:
         ends = [0]
         for word in self._cut(text):
             ends.append(ends[-1] + len(word))
-        return theirs == list(zip(ends, ends[1:], strict=False))
+        return theirs == list(pairwise(ends))
 
 
 def _words_before(words: Sequence[str], length: int) -> int | None:

@@ -12,6 +12,7 @@ import jinja2
 import yaml
 
 from finetune.data.preview_html import PREVIEW_CSS
+from finetune.data.privacy import NOT_FOUND
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
@@ -36,7 +37,8 @@ def build_report(run_dir: Path) -> str:
         overlaps=facts.overlap_rows(record.ledger),
         lengths=facts.length_bars(record.ledger),
         preview_css=PREVIEW_CSS,
-        pii=facts.counted(record.ledger.get("pii")),
+        pii=facts.personal_rows(record.ledger),
+        pii_limits=NOT_FOUND,
         verification=facts.verification_rows(record.verification),
         sections=_sections(record),
         versions=list(facts.flat("", record.versions)),

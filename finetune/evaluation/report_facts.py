@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from finetune.data.privacy import measured_recall
 from finetune.evaluation import wording
 from finetune.evaluation.metrics import BASE, MAJORITY, TUNED
 from finetune.evaluation.run_record import RunRecord
@@ -150,6 +151,17 @@ def rejected_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def personal_rows(ledger: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Kinds of personal data found, largest first, with the share of each kind that the search found in a test."""
+    recall = measured_recall()
+    found = counted(ledger.get("pii"))
+    shares = {kind.replace("_", " "): share for kind, share in recall.items()}
+    return [
+        {"kind": kind, "count": count, "recall": f"{100 * shares[kind]:.0f} %" if kind in shares else "not measured"}
+        for kind, count in found
+    ]
+
+
 def overlap_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Sets of items that were looked for in the training rows, with what was found."""
     sets = ledger.get("contamination")
@@ -163,7 +175,8 @@ def overlap_rows(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
 def length_bars(ledger: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Rows by length in tokens: upper end of the bin, count, and its share of the largest bin in percent."""
     lengths = ledger.get("lengths")
-    bins = [(str(end), number(value) or 0.0) for end, value in (lengths.items() if isinstance(lengths, Mapping) else [])]
+    found = lengths.items() if isinstance(lengths, Mapping) else []
+    bins = [(str(end), number(value) or 0.0) for end, value in found]
     most = max((value for _, value in bins), default=0.0)
     return [(end, f"{value:,.0f}", round(100 * value / most, 1)) for end, value in bins if most]
 

@@ -14,6 +14,7 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
+from finetune.data.examples import num_supervised_of
 from finetune.errors import TrainingError
 from finetune.log import is_main_process, megabytes, num_processes
 from finetune.model.adapter import (
@@ -25,7 +26,6 @@ from finetune.model.adapter import (
 )
 from finetune.model.hardware import Hardware, peak_memory_bytes
 from finetune.model.packed_attention import packed, supports_packing
-from finetune.data.examples import num_supervised_of
 from finetune.records import Example, TrainResult
 from finetune.run import RunFolder
 from finetune.training.batches import MicroBatches, make_micro_batches

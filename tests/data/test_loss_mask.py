@@ -323,3 +323,16 @@ def test_the_last_turn_is_the_last_even_where_a_result_is_rewritten(chatml_token
     user = Message(role="user", content="which law")
     example = tokenize_conversation(chat(user, call, result, ASSISTANT), chatml_tokenizer, last_turn_only=True)
     assert learned(example, chatml_tokenizer) == ["the law of New York<|im_end|>"]
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_an_ending_of_several_tokens_outside_the_markers_is_learned_whole(markers: bool, chatml_tokenizer: Any) -> None:
+    chatml_tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{{ '<|endoftext|><|im_end|>\n' }}"
+        "{% else %}{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = chatml_tokenizer if markers else without_markers(chatml_tokenizer)
+    example = tokenize_conversation(chat(USER, ASSISTANT, *MORE), tokenizer)
+    assert learned(example, tokenizer) == ["the law of New York<|endoftext|><|im_end|>", "none<|endoftext|><|im_end|>"]

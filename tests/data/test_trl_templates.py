@@ -22,7 +22,7 @@ MARKED = [name for name in NAMES if MARKER.search((FOLDER / f"{name}.jinja").rea
 TRAINED = [name for name in NAMES if f"{name}_training" in NAMES]
 WRITES_NO_TEXT = ("idefics3", "llava_next", "smolvlm")
 """Their contents are lists of parts, of text and images; a text is left out or refused."""
-QUICK = ("chatml", "gemma_training", "gptoss_training", "llama3_training", "qwen3_5_nothink_training")
+QUICK = ("cohere2_training", "gemma_training", "gptoss_training", "llama3_training", "qwen3_5_nothink_training")
 
 
 def without_markers(template: str) -> str:

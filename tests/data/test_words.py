@@ -12,7 +12,7 @@ from finetune.data.spans import mask_of
 from finetune.data.words import WordEncoder, word_encoder
 from finetune.records import Conversation, Message
 
-from .conversations import conversations, tokenizer_for
+from .conversations import conversations
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -49,6 +49,29 @@ def cut_by(tokenizer: Any, pattern: str | None) -> Any:
     return tokenizer
 
 
+def merging_tokenizer(pattern: str | None) -> Any:
+    """A tokenizer with merges over every border, so that a wrong cut shows in the ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000,
+        special_tokens=[AddedToken(text, special=True, normalized=False) for text in ("<|im_start|>", "<|im_end|>")],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    chooser = random.Random(1)
+    pieces = [text[place : place + 4] for text in HOSTILE[:10] for place in range(len(text))]
+    tokenizer.train_from_iterator(["".join(chooser.choices(pieces, k=3)) for _ in range(4000)], trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    fast.chat_template = PLAIN
+    return cut_by(fast, pattern)
+
+
 def check(row: Conversation, tokenizer: Any) -> None:
     chat = render_chat(row.messages, row.tools, template_of(tokenizer))
     (ids, offsets), encoded = (
@@ -69,7 +92,7 @@ def chat_of(question: str, answer: str) -> Conversation:
 
 @pytest.mark.parametrize("pattern", [LLAMA3, None], ids=["llama3", "gpt2"])
 def test_ids_and_masks_are_those_of_the_tokenizer(pattern: str | None) -> None:
-    tokenizer = cut_by(tokenizer_for(PLAIN), pattern)
+    tokenizer = merging_tokenizer(pattern)
     assert word_encoder(tokenizer) is not None
     for question in HOSTILE:
         for answer in (*HOSTILE, question + "."):
@@ -80,12 +103,14 @@ def test_ids_and_masks_are_those_of_the_tokenizer(pattern: str | None) -> None:
             check(row, tokenizer)
 
 
-def test_random_characters(chatml_tokenizer: Any) -> None:
+@pytest.mark.parametrize("pattern", [LLAMA3, None], ids=["llama3", "gpt2"])
+def test_random_characters(pattern: str | None) -> None:
+    tokenizer = merging_tokenizer(pattern)
     chooser = random.Random(7)
     alphabet = "ab Z9'\n\t.,!\r-(é߀—\u00a0\u0301法<|im_end|>s"
     for _ in range(300):
         texts = ["".join(chooser.choices(alphabet, k=chooser.randint(1, 30))) + "x" for _ in range(2)]
-        check(chat_of(*texts), chatml_tokenizer)
+        check(chat_of(*texts), tokenizer)
 
 
 def test_most_rows_go_the_fast_way(chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Batches lose nothing and keep within their limit; progress is told in the log where there is no terminal."""
 
+from finetune import progress
 from finetune.evaluation import batching
 
 
@@ -12,7 +13,7 @@ def test_batches_keep_within_the_limit_and_lose_nothing():
 
 
 def test_progress_is_logged_where_there_is_no_terminal(caplog, monkeypatch):
-    monkeypatch.setattr(batching, "LOG_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", -1.0)
     with caplog.at_level("INFO", logger="finetune"):
         assert list(batching.track([[0, 1], [2]], 3, "base: choices")) == [[0, 1], [2]]
         list(batching.track([[0]], 1, None))
