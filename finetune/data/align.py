@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.spans import Span
+from finetune.data.rendering.spans import Span
 
 
 def has_gaps(offsets: Sequence[Span], length: int) -> bool:

@@ -41,7 +41,7 @@ def cache_key(conversations: Sequence[Conversation], tokenizer: Any, options: ob
 def _code_digest() -> str:
     """Hash the modules of this package: a changed one makes all older entries unknown."""
     digest = hashlib.blake2b()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

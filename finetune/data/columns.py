@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from finetune.config import DataConfig, DataFormat
-from finetune.data.cells import nearest_column
+from finetune.data.convert.cells import nearest_column
+from finetune.data.convert.preference_rows import refuse_preferences
+from finetune.data.convert.template_text import OPTIONS, check_columns
 from finetune.data.formats import detect_format
-from finetune.data.preference_rows import refuse_preferences
-from finetune.data.raw import RawRow
-from finetune.data.template_text import OPTIONS, check_columns
+from finetune.data.readers.raw import RawRow
 from finetune.errors import DataError
 
 _ROWS_TO_DETECT = 100

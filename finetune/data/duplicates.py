@@ -36,7 +36,7 @@ def drop_near(rows: Rows, data: DataConfig, seed: int, ledger: Ledger) -> None:
     """
     if data.near_duplicates is NearDuplicates.ignore:
         return
-    from finetune.data.near_duplicates import NearDuplicateFinder
+    from finetune.data.likeness.near_duplicates import NearDuplicateFinder
 
     kept = rows.kept()
     finder = NearDuplicateFinder(data.near_duplicate_similarity, seed=seed)

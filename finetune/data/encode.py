@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from finetune.data.align import has_gaps, realign
-from finetune.data.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
-from finetune.data.spans import Span, mask_of, text_ends
+from finetune.data.rendering.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
+from finetune.data.rendering.spans import Span, mask_of, text_ends
 from finetune.data.words import word_encoder
 from finetune.errors import ModelError
 from finetune.records import Conversation, Example, Message

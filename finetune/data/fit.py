@@ -6,8 +6,8 @@ from typing import Any
 from finetune.config import LongRows
 from finetune.data.check import TokenCounts
 from finetune.data.encode import Encoded, encode, to_example
+from finetune.data.rendering.spans import text_ends
 from finetune.data.shorten import shorten_prompt
-from finetune.data.spans import text_ends
 from finetune.records import Conversation, Example
 
 

@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from finetune.config import DataConfig, DataFormat
-from finetune.data.cells import RowProblem, cell_text, find_column, is_null
-from finetune.data.chats import read_messages, read_sharegpt
-from finetune.data.choices import read_choices
-from finetune.data.detect import detect_format
-from finetune.data.preference_rows import refuse_preferences
-from finetune.data.raw import RawRow, rejected
-from finetune.data.row_content import Content, check_encoding, checked_chat, printable
-from finetune.data.single_turn import read_alpaca, read_prompt_completion, read_question_answer, read_text
-from finetune.data.squad import read_squad
+from finetune.data.convert.cells import RowProblem, cell_text, find_column, is_null
+from finetune.data.convert.chats import read_messages, read_sharegpt
+from finetune.data.convert.choices import read_choices
+from finetune.data.convert.detect import detect_format
+from finetune.data.convert.preference_rows import refuse_preferences
+from finetune.data.convert.row_content import Content, check_encoding, checked_chat, printable
+from finetune.data.convert.single_turn import read_alpaca, read_prompt_completion, read_question_answer, read_text
+from finetune.data.convert.squad import read_squad
+from finetune.data.readers.raw import RawRow, rejected
 from finetune.records import Conversation, Rejection
 
 __all__ = ["CONVERTERS", "detect_format", "group_of", "item_id_of", "rejection_of", "to_conversation"]

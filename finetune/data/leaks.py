@@ -21,7 +21,7 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
     Raises:
         DataError: more of the test items than `data.max_contaminated_share` are, or a benchmark file cannot be read.
     """
-    from finetune.data.contamination import benchmark_items
+    from finetune.data.likeness.contamination import benchmark_items
 
     sets: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
     if len(splits.test):
@@ -48,7 +48,7 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
 def _measure(
     items: Callable[[], Iterable[tuple[str, str]]], training: Sequence[Conversation], words: int
 ) -> dict[str, Any]:
-    from finetune.data.contamination import find_contamination
+    from finetune.data.likeness.contamination import find_contamination
 
     num_items = 0
 

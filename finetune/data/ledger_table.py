@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune.data.privacy import NOT_FOUND
 
+
 def ledger_lines(ledger: Mapping[str, Any]) -> list[str]:
     """Write the content of `data/ledger.json` as lines: what was read, left out and why, and what carries loss."""
     return [*_sources(ledger), *_rows(ledger), *_leaks(ledger), *_personal(ledger), *_tokens(ledger)]

@@ -6,15 +6,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.columnar import is_arrow_folder, read_arrow_folder, read_parquet
-from finetune.data.compressed import PACKED_SUFFIXES, check_expansion
-from finetune.data.documents import BINARY_SUFFIXES, DOCUMENT_SUFFIXES, read_document
-from finetune.data.folders import DATA_SUFFIXES, Read, read_folder, special_kind
-from finetune.data.hub import read_hub
-from finetune.data.json_lines import read_jsonl
-from finetune.data.json_stream import read_json
-from finetune.data.raw import Limits, RawRow, SourceFile, file_kind
-from finetune.data.tables import read_delimited
+from finetune.data.readers.columnar import is_arrow_folder, read_arrow_folder, read_parquet
+from finetune.data.readers.compressed import PACKED_SUFFIXES, check_expansion
+from finetune.data.readers.documents import BINARY_SUFFIXES, DOCUMENT_SUFFIXES, read_document
+from finetune.data.readers.folders import DATA_SUFFIXES, Read, read_folder, special_kind
+from finetune.data.readers.hub import read_hub
+from finetune.data.readers.json_lines import read_jsonl
+from finetune.data.readers.json_stream import read_json
+from finetune.data.readers.raw import Limits, RawRow, SourceFile, file_kind
+from finetune.data.readers.tables import read_delimited
 from finetune.errors import DataError
 from finetune.records import Rejection
 

@@ -11,11 +11,11 @@ from typing import Protocol
 from finetune.config import DataConfig, SourceConfig
 from finetune.data.check import PHRASES, Ledger
 from finetune.data.columns import check_named_columns, choose_format
+from finetune.data.convert.squad import expand
 from finetune.data.formats import to_conversation
 from finetune.data.load import is_hub_id, read_rows
-from finetune.data.raw import RawRow
+from finetune.data.readers.raw import RawRow
 from finetune.data.rows import Rows
-from finetune.data.squad import expand
 from finetune.errors import DataError
 from finetune.progress import track
 from finetune.records import Conversation, Rejection

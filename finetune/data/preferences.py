@@ -9,14 +9,14 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.config import DataConfig, DataFormat
-from finetune.data.cells import RowProblem, nearest_column
 from finetune.data.check import PHRASES, Ledger
-from finetune.data.detect import detect_format
+from finetune.data.convert.cells import RowProblem, nearest_column
+from finetune.data.convert.detect import detect_format
+from finetune.data.convert.preference_rows import read_pair, read_rated
+from finetune.data.convert.row_content import check_encoding
 from finetune.data.formats import group_of, item_id_of, rejection_of
 from finetune.data.load import is_hub_id, read_rows
-from finetune.data.preference_rows import read_pair, read_rated
-from finetune.data.raw import RawRow
-from finetune.data.row_content import check_encoding
+from finetune.data.readers.raw import RawRow
 from finetune.errors import DataError
 from finetune.records import Message, PreferencePair, RatedAnswer, Rejection
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune.data.encode import Encoded, encode
-from finetune.data.spans import Span
+from finetune.data.rendering.spans import Span
 from finetune.records import Message
 
 GAP = " ... "

@@ -18,7 +18,7 @@ from finetune.data.check import PHRASES, Ledger, TokenCounts
 from finetune.data.encode import encode, render_all, render_prompt_ids, tokenize_conversation
 from finetune.data.examples import Examples, ExampleWriter
 from finetune.data.fit import fit, fit_encoded
-from finetune.data.render import RenderedChat, RenderProblem
+from finetune.data.rendering.render import RenderedChat, RenderProblem
 from finetune.data.rows import rejection_of
 from finetune.data.store import Conversations, in_chunks
 from finetune.errors import DataError

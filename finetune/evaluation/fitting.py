@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune.data.check import TokenCounts
-from finetune.data.render import RenderProblem
+from finetune.data.rendering.render import RenderProblem
 from finetune.data.tokenize import fit, render_prompt_ids, tokenize_conversation
 from finetune.errors import DataError
 from finetune.records import Conversation, Example

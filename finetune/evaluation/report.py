@@ -11,8 +11,8 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from finetune.data.preview_html import PREVIEW_CSS
 from finetune.data.privacy import NOT_FOUND
+from finetune.data.rendering.preview_html import PREVIEW_CSS
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording

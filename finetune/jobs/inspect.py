@@ -27,7 +27,7 @@ def inspect(config: RunConfig) -> RunFolder:
     print("# Data")
     print("\n".join(rows.ledger.lines()))
     print(f"\n# What is learned (marked; {len(tokenized.train)} training examples)")
-    from finetune.data.preview import preview
+    from finetune.data.rendering.preview import preview
 
     for shown in tokenized.previews(rows, functools.partial(preview, colour=sys.stdout.isatty())):
         print(f"{shown}\n")

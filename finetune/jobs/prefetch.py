@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.config import DataConfig, RunConfig
-from finetune.data.hub import read_hub
 from finetune.data.load import is_hub_id
+from finetune.data.readers.hub import read_hub
 from finetune.log import megabytes
 from finetune.model.hub import resolve_base
 from finetune.model.license import check_license

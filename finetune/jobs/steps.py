@@ -129,7 +129,7 @@ def check_data(config: RunConfig) -> Rows:
 
 def load_tokenizer(config: RunConfig) -> tuple[Any, Path]:
     """Find (or download) the base model and load its tokenizer, chat template included."""
-    from finetune.data.chat_template import ensure_chat_template
+    from finetune.data.rendering.chat_template import ensure_chat_template
     from finetune.model.load import load_tokenizer as load
 
     base_dir = resolve_base(config.model, offline=config.offline)
@@ -206,7 +206,7 @@ def keep_ledger(rows: Rows, tokenized: Tokenized, folder: RunFolder, *, quiet: b
 
 
 def _html_preview(example: Example, tokenizer: Any, conversation: Conversation) -> str:
-    from finetune.data.preview_html import preview_html
+    from finetune.data.rendering.preview_html import preview_html
 
     return preview_html(example, tokenizer, conversation)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from finetune.data.load import RawRow, read_rows
-from finetune.data.raw import rejected
+from finetune.data.readers.raw import rejected
 from finetune.errors import DataError
 from finetune.records import Rejection
 
@@ -266,7 +266,9 @@ def test_a_document_that_never_ends_costs_its_seconds_alone(
     )
     monkeypatch.setenv("PYTHONPATH", str(fake))
     monkeypatch.syspath_prepend(str(fake))
-    (fake / "sitecustomize.py").write_text("import finetune.data.document_text as t; t.SECONDS_PER_STEP = 0.2\n")
+    (fake / "sitecustomize.py").write_text(
+        "import finetune.data.readers.document_text as text; text.SECONDS_PER_STEP = 0.2\n"
+    )
     write("docs/a.pdf", b"%PDF")
     folder = Path(write("docs/b.html", "<p>B")).parent
     write("docs/c.pdf", b"%PDF")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.chat_template import end_of_turn, ensure_chat_template
+from finetune.data.rendering.chat_template import end_of_turn, ensure_chat_template
 from finetune.errors import ModelError
 
 

@@ -7,7 +7,7 @@ import pytest
 from finetune.config import DataConfig, DataFormat, LossOn
 from finetune.data.check import REASONS
 from finetune.data.formats import detect_format, to_conversation
-from finetune.data.raw import RawRow
+from finetune.data.readers.raw import RawRow
 from finetune.records import Conversation, Rejection
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]

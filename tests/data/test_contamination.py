@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.contamination import Overlap, benchmark_items, find_contamination
+from finetune.data.likeness.contamination import Overlap, benchmark_items, find_contamination
 
 
 def _words(start: int, end: int) -> str:

@@ -20,8 +20,8 @@ from finetune.config import DataConfig, DataFormat, NearDuplicates
 from finetune.data.check import Ledger
 from finetune.data.formats import CONVERTERS, detect_format, to_conversation
 from finetune.data.preferences import read_preferences
-from finetune.data.raw import RawRow
 from finetune.data.read import read_splits
+from finetune.data.readers.raw import RawRow
 from finetune.errors import DataError
 from finetune.records import Conversation, Message, PreferencePair
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune.data.chat_template import ensure_chat_template
 from finetune.data.check import Ledger
+from finetune.data.rendering.chat_template import ensure_chat_template
 from finetune.data.shorten import GAP
 from finetune.data.tokenize import fit, tokenize_conversation, tokenize_split
 from finetune.errors import DataError

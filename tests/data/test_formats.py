@@ -9,7 +9,7 @@ import pytest
 from finetune.config import DataConfig, DataFormat
 from finetune.data.check import REASONS
 from finetune.data.formats import CONVERTERS, detect_format, to_conversation
-from finetune.data.raw import RawRow
+from finetune.data.readers.raw import RawRow
 from finetune.errors import DataError
 from finetune.records import Conversation, Rejection
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from finetune.data.chat_template import ensure_chat_template
-from finetune.data.render import RenderProblem
-from finetune.data.spans import mask_of
+from finetune.data.rendering.chat_template import ensure_chat_template
+from finetune.data.rendering.render import RenderProblem
+from finetune.data.rendering.spans import mask_of
 from finetune.data.tokenize import render_prompt_ids, tokenize_conversation
 from finetune.errors import ModelError
 from finetune.records import Conversation, Example, Message

@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 
-from finetune.data.cells import RowProblem, cell_text, list_in_string, parsed_cell
-from finetune.data.template_text import check_columns, fill_template
+from finetune.data.convert.cells import RowProblem, cell_text, list_in_string, parsed_cell
+from finetune.data.convert.template_text import check_columns, fill_template
 from finetune.errors import DataError
 
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from finetune.data.minhash_bands import CANDIDATES_PER_ROW
-from finetune.data.misprints import is_misprint
-from finetune.data.near_duplicates import Match, NearDuplicateFinder, Related
-from finetune.data.word_hashes import hash_rows, locate_words
+from finetune.data.likeness.minhash_bands import CANDIDATES_PER_ROW
+from finetune.data.likeness.misprints import is_misprint
+from finetune.data.likeness.near_duplicates import Match, NearDuplicateFinder, Related
+from finetune.data.likeness.word_hashes import hash_rows, locate_words
 from finetune.records import Conversation, Message
 
 CONTEXT = (
@@ -141,7 +141,9 @@ def test_a_long_instruction_that_all_rows_share_relates_none_of_them() -> None:
 def test_the_same_seed_gives_the_same_result_in_another_process() -> None:
     rows = [_text(_passage(row % 60, 40) + f" end {row}") for row in range(120)]
     assert _find(*rows) == _find(*rows)
-    program = "from finetune.data.word_hashes import hash_rows; print(hash_rows(['Hello, World', 'ÄÖ 你好']).hashes)"
+    program = (
+        "from finetune.data.likeness.word_hashes import hash_rows; print(hash_rows(['Hello, World', 'ÄÖ 你好']).hashes)"
+    )
     outputs = {
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout for _ in "ab"
     }

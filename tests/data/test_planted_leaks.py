@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.contamination import find_contamination
-from finetune.data.near_duplicates import NearDuplicateFinder
+from finetune.data.likeness.contamination import find_contamination
+from finetune.data.likeness.near_duplicates import NearDuplicateFinder
 from finetune.records import Conversation, Message
 
 QUESTION = "Which type of clause is this?"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-from finetune.data.preview import preview
-from finetune.data.preview_html import PREVIEW_CSS, preview_html
+from finetune.data.rendering.preview import preview
+from finetune.data.rendering.preview_html import PREVIEW_CSS, preview_html
 from finetune.data.tokenize import tokenize_conversation
 from finetune.records import Conversation, Message
 

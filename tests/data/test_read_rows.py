@@ -269,7 +269,7 @@ def test_json_is_cut_alike_wherever_its_blocks_end(write: Write, monkeypatch: py
         whole = rows_of(path)
         assert [{key: cell for key, cell in values.items() if key != "id"} for _, values in whole] == rows
         for size in (1, 2, 3, 7):
-            monkeypatch.setattr("finetune.data.json_stream._AT_ONCE", size)
+            monkeypatch.setattr("finetune.data.readers.json_stream._AT_ONCE", size)
             assert rows_of(path) == whole
         monkeypatch.undo()
 

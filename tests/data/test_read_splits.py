@@ -241,9 +241,10 @@ def test_reading_needs_neither_torch_nor_transformers_nor_datasets(write: Write)
     path = write("train.jsonl", qa(30))
     code = (
         "import sys; from finetune.config import DataConfig; from finetune.data.read import read_splits\n"
-        "import finetune.data.tokenize, finetune.data.chat_template, finetune.data.preview, finetune.data.pack\n"
+        "import finetune.data.tokenize, finetune.data.rendering.chat_template, finetune.data.rendering.preview\n"
         f"read_splits(DataConfig(path={path!r}), seed=0)\n"
-        "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow', 'scipy', 'rich') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'datasets', 'pyarrow', 'scipy', 'rich')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

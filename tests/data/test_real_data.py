@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from finetune.config import DataConfig, NearDuplicates
-from finetune.data.chat_template import ensure_chat_template
 from finetune.data.preferences import read_preferences
 from finetune.data.read import read_splits
+from finetune.data.rendering.chat_template import ensure_chat_template
 from finetune.data.tokenize import render_prompt_ids, tokenize_conversation, tokenize_split
 from finetune.errors import DataError
 from finetune.records import PreferencePair, RatedAnswer

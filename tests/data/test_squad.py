@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from finetune.config import DataConfig, DataFormat
+from finetune.data.convert.squad import NO_ANSWER, expand
 from finetune.data.formats import to_conversation
-from finetune.data.raw import RawRow
 from finetune.data.read import read_splits
-from finetune.data.squad import NO_ANSWER, expand
+from finetune.data.readers.raw import RawRow
 from finetune.records import Conversation, Rejection
 
 ROW = {"context": "New York law governs.", "question": "Which law?"}

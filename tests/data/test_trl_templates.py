@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import trl
 
-from finetune.data.chat_template import ensure_chat_template
 from finetune.data.encode import Encoded, encode
-from finetune.data.render import RenderProblem
+from finetune.data.rendering.chat_template import ensure_chat_template
+from finetune.data.rendering.render import RenderProblem
 from finetune.errors import FinetuneError, ModelError
 from finetune.records import Conversation
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune.data.encode import encode, encode_texts
-from finetune.data.render import render_chat, template_of
-from finetune.data.spans import mask_of
+from finetune.data.rendering.render import render_chat, template_of
+from finetune.data.rendering.spans import mask_of
 from finetune.data.words import WordEncoder, word_encoder
 from finetune.records import Conversation, Message
 
