@@ -1,5 +1,6 @@
 """Shortens the prompt of a chat that is too long, so that its answer fits. Used by tokenize.py."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,13 +53,21 @@ def _contents(encoded: Encoded) -> Sequence[Span | None]:
 
 def _tokens_per_message(encoded: Encoded) -> list[int]:
     """Tokens of each message's content; 0 for the assistant's, which are not shortened."""
+    spans = list(encoded.offsets)
     counts: list[int] = []
     for message, place in zip(encoded.conversation.messages, _contents(encoded), strict=True):
         if message.role == "assistant" or place is None:
             counts.append(0)
         else:
-            counts.append(sum(start >= place[0] and end <= place[1] for start, end in encoded.offsets))
+            first, stop = _tokens_inside(spans, place)
+            counts.append(stop - first)
     return counts
+
+
+def _tokens_inside(spans: Sequence[Span], place: Span) -> tuple[int, int]:
+    """Numbers of the first token that lies wholly inside the place, and of the first one behind it."""
+    first = bisect.bisect_left(spans, place[0], key=lambda span: span[0])
+    return first, max(first, bisect.bisect_right(spans, place[1], key=lambda span: span[1]))
 
 
 def _cap(counts: Sequence[int], budget: int) -> int:
@@ -76,7 +85,9 @@ def _cap(counts: Sequence[int], budget: int) -> int:
 def _cut_middle(message: Message, place: Span | None, encoded: Encoded, keep_tokens: int) -> Message:
     """Keep the first and the last half of `keep_tokens` tokens of a message's content."""
     assert place is not None
-    inside = [span for span in encoded.offsets if span[0] >= place[0] and span[1] <= place[1]]
+    spans = list(encoded.offsets)
+    first, stop = _tokens_inside(spans, place)
+    inside = spans[first:stop]
     half = max(keep_tokens // 2, 0)
     head = encoded.text[place[0] : inside[half - 1][1]] if half else ""
     tail = encoded.text[inside[-half][0] : place[1]] if half else ""
