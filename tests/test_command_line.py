@@ -80,7 +80,13 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+IN_SECONDS = ("missing file", "unmapped column", "needs a GPU", "key", "group")
+"""The mistakes of the default tier: each one starts a process."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_SECONDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_mistakes_end_in_one_line_with_exit_code_2(
     name: str, mistakes: dict[str, tuple[list[str], str]], tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_the_card_counts_what_is_there(domain: str) -> None:
         assert f"\n| {task} | " + " | ".join(map(str, counts)) + " |" in card, task
 
 
+@pytest.mark.slow
 @each_domain
 def test_building_again_gives_the_same_bytes(domain: str) -> None:
     result = subprocess.run(

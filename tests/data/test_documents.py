@@ -17,6 +17,8 @@ from finetune.data.load import RawRow, read_rows
 from finetune.errors import DataError
 from finetune.records import Rejection
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., str]
 
 CONTRACT = """EXHIBIT 10.1

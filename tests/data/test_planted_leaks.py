@@ -17,6 +17,8 @@ from finetune.data.likeness.contamination import find_contamination
 from finetune.data.likeness.near_duplicates import NearDuplicateFinder
 from finetune.records import Conversation, Message
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Which type of clause is this?"
 Change = Callable[[str, random.Random], str]
 

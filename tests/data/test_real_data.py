@@ -14,6 +14,8 @@ from finetune.data.tokenize import render_prompt_ids, tokenize_conversation, tok
 from finetune.errors import DataError
 from finetune.records import PreferencePair, RatedAnswer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("path", "options", "format", "rows", "rejected"),

@@ -26,6 +26,8 @@ from finetune.export.merge import RoundTrip, plan_merge
 from finetune.export.safetensors import write_safetensors
 from finetune.records import Verification
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5 + (7 * start + 3 * step) % 250 for step in range(40)] for start in range(6)]
 STARTS = [20] * 6
 

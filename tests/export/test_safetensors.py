@@ -209,6 +209,7 @@ writer.write_safetensors(plan_merge(base, adapter), target, tokenizer=None, card
 """
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_rename_leaves_nothing_that_looks_finished(plan: MergePlan, tmp_path: Path) -> None:
     target = tmp_path / "out"
     command = [sys.executable, "-c", KILLED, plan.base_dir, plan.adapter.folder, target]

@@ -12,6 +12,8 @@ from finetune.data.privacy import engine, excerpts
 from finetune.data.privacy.engine import Finding
 from finetune.data.privacy.redaction import resolve
 
+pytestmark = pytest.mark.slow
+
 FILLER = "The parties agree that nothing herein shall be construed as a waiver of any right. "
 
 
