@@ -5,8 +5,9 @@
 The rows of `--source` (jsonl with `question` and `answer`) are repeated, each copy made distinct by a prefix, and
 written as chats into one jsonl file. Each side reads that file in a fresh process with empty caches, and ends with the
 ids and the mask of all rows, packed to 2,048 tokens; imports are not counted. Ours is measured without the search for
-near-duplicates and personal data; `--checks` measures what they cost. A longer row is continued in a further one by
-ours and cut off by TRL, which is why ours ends with more tokens. Prints one table and writes benchmarks/data.json.
+near-duplicates, contamination and personal data; `--checks` measures what they cost. A longer row is continued in a
+further one by ours and cut off by TRL, which is why ours ends with more tokens. Prints one table and writes
+benchmarks/data.json.
 """
 
 import argparse
@@ -28,7 +29,7 @@ CAPACITY = 2048
 Counts = dict[str, Any]
 
 
-def ours(path: Path, tokenizer: Any, folder: Path, near: str, pii: str) -> Counts:
+def ours(path: Path, tokenizer: Any, folder: Path, near: str, pii: str, words: int = 0) -> Counts:
     """Read, tokenise and pack by this project's public path."""
     from finetune.config import DataConfig, NearDuplicates
     from finetune.data.examples import lengths_of, num_supervised_of
@@ -36,7 +37,7 @@ def ours(path: Path, tokenizer: Any, folder: Path, near: str, pii: str) -> Count
     from finetune.data.read import read_splits
     from finetune.data.tokenize import tokenize_split
 
-    config = DataConfig(path=str(path), near_duplicates=NearDuplicates[near], pii=pii)
+    config = DataConfig(path=str(path), near_duplicates=NearDuplicates[near], pii=pii, contamination_words=words)
     splits, ledger = read_splits(config, seed=0, offline=True)
     counts = {"rows": 0, "tokens": 0, "learned": 0, "packs": 0}
     for name in ("train", "validation", "test"):
@@ -82,6 +83,7 @@ def trl(path: Path, tokenizer: Any, folder: Path) -> Counts:
 SIDES: dict[str, Callable[..., Counts]] = {
     "ours": partial(ours, near="ignore", pii="off"),
     "ours + near-duplicates": partial(ours, near="drop", pii="off"),
+    "ours + contamination": partial(ours, near="ignore", pii="off", words=13),
     "ours + personal data": partial(ours, near="ignore", pii="report"),
     "trl": trl,
 }

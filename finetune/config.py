@@ -314,7 +314,7 @@ class DataConfig:
     contamination_paths: list[str] = field(default_factory=list)
     """Benchmark files whose items are looked for in the training rows, besides the test split."""
     contamination_words: int = 13
-    """An item counts as contaminated when so many words in a row stand in a training row too."""
+    """An item counts as contaminated when so many words in a row stand in a training row too; 0 does not look."""
     max_contaminated_share: float = 1.0
     """A larger share of contaminated test items stops the run."""
     pii: str = "off"
@@ -359,7 +359,8 @@ class DataConfig:
     def _problems_of_checks(self) -> Iterator[str]:
         if self.max_rows is not None:
             yield from _at_least("data.max_rows", self.max_rows, 1)
-        yield from _at_least("data.contamination_words", self.contamination_words, 3)
+        if self.contamination_words:
+            yield from _at_least("data.contamination_words", self.contamination_words, 3)
         yield from _at_least("data.max_line_bytes", self.max_line_bytes, 1000)
         yield from _positive("data.max_expansion", self.max_expansion)
         if self.pii not in PII_POLICIES:

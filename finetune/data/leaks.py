@@ -21,6 +21,8 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
     Raises:
         DataError: more of the test items than `data.max_contaminated_share` are, or a benchmark file cannot be read.
     """
+    if not data.contamination_words:
+        return
     from finetune.data.likeness.contamination import benchmark_items
 
     sets: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
