@@ -97,9 +97,12 @@ REAL_DATA = {
     "legal/cuad/master_clauses.csv": CUAD,
     "legal/privacy_policy_qa.jsonl": (),
     "medical/pubmedqa_train.json": PUBMED,
-    "medical/medquad.jsonl": (),
+    "medical/medquad.jsonl": ("training.learning_rate=1e-3",),  # the embedded base has read half of it before
     "code/codegen_instruct.json": (),
-    "legal/cuad/contracts": ("training.learning_rate=1e-3", "training.warmup_share=0.2"),  # the embedded base has read these contracts before
+    "legal/cuad/contracts": (
+        "training.learning_rate=1e-3",
+        "training.warmup_share=0.2",
+    ),  # the embedded base has read these contracts before
     "formats/alpaca_en_demo.json": (),
     "formats/identity.json": (),
     "formats/glaive_toolcall_en_demo.json": (),
@@ -122,8 +125,8 @@ def test_real_data_lowers_the_validation_loss(data: str, model: str, shared_dir:
     first, best = done.validation
     bits = done.read("evaluation/summary.json")["metrics"]["bits_per_byte"]
     print(
-        f"\n{data} on {model}: validation loss {first:.3f} -> {best:.3f}; bits per byte {bits['base']['value']:.3f} -> "
-        f"{bits['tuned']['value']:.3f}; {done.seconds:.0f} s, {done.peak_bytes / 1e9:.2f} GB"
+        f"\n{data} on {model}: validation loss {first:.4f} -> {best:.4f}; bits per byte {bits['base']['value']:.4f} -> "
+        f"{bits['tuned']['value']:.4f}; {done.seconds:.0f} s, {done.peak_bytes / 1e9:.2f} GB"
     )
     assert best < first
     assert done.read("export/verification.json")["safetensors"]["passed"]
