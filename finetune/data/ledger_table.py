@@ -28,6 +28,11 @@ def _rows(ledger: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {reason:<16} {count:>9,}  first: {first['source']}: {first['detail']}"
     if ledger["rows_not_drawn"]:
         yield f"  {ledger['rows_not_drawn']:,} more rows are left out by data.max_rows or the weights of data.sources"
+    kept = sum(ledger["duplicates"].values()) - sum(
+        ledger["rejected"][f"{kind}_duplicate"] for kind in ("exact", "near")
+    )
+    if kept:
+        yield f"  {kept:,} rows nearly repeat others and are kept (data.near_duplicates)"
     if ledger["related_rows"]:
         yield f"  {ledger['related_rows']:,} rows share most of their text with others; no split parts them"
     yield "items     " + "  ".join(f"{count:>9,} {name}" for name, count in ledger["splits"].items())

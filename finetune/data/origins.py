@@ -119,6 +119,8 @@ def read_origin(
         tally.num_rows += 1
         result = to_conversation(row, own_data, format) if isinstance(row, RawRow) else row
         if isinstance(result, Rejection):
+            if not ledger.keep_contents:
+                result = replace(result, detail=f"not shown (data.pii={data.pii})", content="")
             tally.reject(result)
             ledger.reject(result)
         else:

@@ -14,9 +14,6 @@ import numpy as np
 from finetune.data.store import Conversations, ConversationStore
 from finetune.records import Conversation, Rejection
 
-SPLITS = ("test", "validation", "train")
-"""In the order in which they are read: of equal rows the first one stays."""
-
 _NAMES = ("{source}", "{split}/{source}", "{split}/{source}~{row}")
 """What replaces an item id that stands twice, tried in this order."""
 

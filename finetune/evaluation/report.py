@@ -12,7 +12,6 @@ import jinja2
 import yaml
 
 from finetune.data.privacy import NOT_FOUND
-from finetune.data.rendering.preview_html import PREVIEW_CSS
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
@@ -36,7 +35,6 @@ def build_report(run_dir: Path) -> str:
         rejected=facts.rejected_rows(record.ledger),
         overlaps=facts.overlap_rows(record.ledger),
         lengths=facts.length_bars(record.ledger),
-        preview_css=PREVIEW_CSS,
         pii=facts.personal_rows(record.ledger),
         pii_limits=NOT_FOUND,
         verification=facts.verification_rows(record.verification),

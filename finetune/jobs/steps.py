@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from finetune.run import RunFolder, make_private, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
-NUM_PREVIEWS, LONGEST_PREVIEW_TOKENS = 3, 4000
-"""Examples shown by `inspect` and in the report, and how much of a long one."""
+NUM_PREVIEWS = 3
+"""Examples shown by `inspect` and in the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Tokenized:
     tokenizer: Any
 
     def previews(self, rows: Rows, show: Callable[[Example, Any, Conversation], str]) -> list[str]:
-        """Show the first training examples, long ones cut."""
-        wanted = [_shortened(example) for example in self.train[:NUM_PREVIEWS]]
+        """Show the first training examples."""
+        wanted = self.train[:NUM_PREVIEWS]
         names = {example.item_id for example in wanted} | {name_of_row(example.item_id) for example in wanted}
         found: dict[str, Conversation] = {}
         for conversation in rows.splits.train:
@@ -61,16 +61,6 @@ class Tokenized:
 def name_of_row(item_id: str) -> str:
     """Return the id of the row that `row#2` is a part of."""
     return item_id.rpartition("#")[0]
-
-
-def _shortened(example: Example) -> Example:
-    if len(example.input_ids) <= LONGEST_PREVIEW_TOKENS:
-        return example
-    return replace(
-        example,
-        input_ids=example.input_ids[:LONGEST_PREVIEW_TOKENS],
-        loss_mask=example.loss_mask[:LONGEST_PREVIEW_TOKENS],
-    )
 
 
 @dataclass(slots=True)
@@ -202,13 +192,15 @@ def keep_ledger(rows: Rows, tokenized: Tokenized, folder: RunFolder, *, quiet: b
     make_private(folder)
     write_json(folder.ledger, rows.ledger.to_json())
     rows.ledger.write_rejected(folder.rejected)
-    write_text(folder.preview, "\n".join(tokenized.previews(rows, _html_preview)))
+    write_text(folder.preview, _preview_page(rows, tokenized))
 
 
-def _html_preview(example: Example, tokenizer: Any, conversation: Conversation) -> str:
-    from finetune.data.rendering.preview_html import preview_html
+def _preview_page(rows: Rows, tokenized: Tokenized) -> str:
+    """HTML that stands alone and inside the report; in ASCII, so that no browser guesses the encoding wrong."""
+    from finetune.data.rendering.preview_html import PREVIEW_CSS, preview_html
 
-    return preview_html(example, tokenizer, conversation)
+    figures = "\n".join(tokenized.previews(rows, preview_html))
+    return f"<style>{PREVIEW_CSS}</style>\n{figures}\n".encode("ascii", "xmlcharrefreplace").decode()
 
 
 def base_is_changed(config: RunConfig) -> bool:

@@ -103,3 +103,20 @@ def test_a_benchmark_file_is_looked_for(tmp_path: Path) -> None:
     entry = json.loads((tmp_path / "run/data/ledger.json").read_text())["contamination"][str(bench)]
     assert (entry["items"], entry["contaminated"]) == (2, 1)
     assert entry["examples"][0]["item"] == "bench.jsonl:1"
+
+
+def test_a_rejected_row_tells_nothing_where_personal_data_is_removed(tmp_path: Path) -> None:
+    pytest.importorskip("presidio_analyzer")
+    from finetune.config import DataConfig
+    from finetune.data.read import read_splits
+
+    good = [{"question": f"Q{n}?", "options": ["yes", "no"], "answer": "yes", "id": str(n)} for n in range(12)]
+    bad = {"question": "Who?", "options": ["yes", "no"], "answer": "jane.roe@example.org"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*good, bad]), encoding="utf-8")
+    for policy, is_told in (("off", True), ("redact", False)):
+        _, ledger = read_splits(DataConfig(path=str(path), pii=policy), seed=0)
+        ledger.write_rejected(tmp_path / "rejected.jsonl")
+        told = json.dumps(ledger.to_json()) + "\n".join(ledger.lines()) + (tmp_path / "rejected.jsonl").read_text()
+        assert ("jane.roe" in told) == is_told
+        assert sum(ledger.rejected.values()) == 1
