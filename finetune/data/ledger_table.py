@@ -47,6 +47,8 @@ def _leaks(ledger: Mapping[str, Any]) -> Iterator[str]:
                 f"overlap   {entry['contaminated']:>9,} of {entry['items']:,} {shown} share long runs of words with a "
                 f"training row (longest {first['words']:,} words: {first['item']} and {first['source']})"
             )
+        if entry["items_not_compared"]:
+            yield f"  of {name} an even part was compared; {entry['items_not_compared']:,} items were not"
 
 
 def _personal(ledger: Mapping[str, Any]) -> Iterator[str]:

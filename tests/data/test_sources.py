@@ -211,3 +211,13 @@ def test_memory_is_flat_from_100_megabytes_to_one_gigabyte(tmp_path: Path) -> No
         path.unlink()
     # some fifty bytes a row stay in memory: 900,000 rows more are 45 MB
     assert peaks[1] - peaks[0] < 120, peaks
+
+
+def test_of_a_very_large_test_set_an_even_part_is_compared(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.data.leaks._MOST_CHARACTERS", 4000)
+    rows = [{"text": f"agreement {n}: {words(40, seed=n)}"} for n in range(400)]
+    splits, ledger = read(path=write("rows.jsonl", rows), near_duplicates=NearDuplicates.ignore)
+    report: Any = ledger.to_json()
+    found = report["contamination"]["test"]
+    assert 0 < found["items"] < len(splits.test) == found["items"] + found["items_not_compared"]
+    assert any("an even part was compared" in line for line in ledger.lines())
