@@ -1,14 +1,12 @@
-"""Plans and computes base + adapter, a block of rows at a time. Called by the writers of export formats.
+"""Plans base + adapter from headers alone, and refuses what cannot be merged exactly. Called by the writers of formats.
 
-`plan_merge` reads headers only and refuses what cannot be merged exactly; `merged_blocks` then yields one output
-tensor's rows. Memory: a few blocks of rows (BLOCK_BYTES each) and one module's low-rank pair; a round trip through
-NF4 holds one whole linear weight, because its scales depend on all of them.
+`merged_rows.py` computes what is planned here.
 
 Shapes: O outputs, I inputs, R rank; a weight is OI, or IO where it is stored transposed (embedding, Conv1D).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,69 +221,3 @@ def check_values(plan: MergePlan, block_bytes: int = BLOCK_BYTES) -> None:
         for start, stop in row_ranges(tensor, block_bytes):
             if not torch.isfinite(read_rows(tensor, start, stop)).all():
                 raise ExportError(f"{tensor.path}: {tensor.name} holds NaN or infinity; the training went wrong")
-
-
-def merged_blocks(
-    tensor: TensorPlan, round_trip: RoundTrip | None = None, block_bytes: int = BLOCK_BYTES
-) -> Iterator[torch.Tensor]:
-    """Yield one output tensor as blocks of whole rows, in the output's type, rounded once from float32.
-
-    Raises:
-        ExportError: a file is truncated, or a merged value does not fit the output's type.
-    """
-    if tensor.is_copy:
-        for start, stop in row_ranges(tensor.source, block_bytes):
-            yield read_rows(tensor.source, start, stop)
-        return
-    precision = torch.float64 if tensor.dtype == "F64" else torch.float32
-    if tensor.round_trip and round_trip is not None:
-        whole = round_trip.function(read_rows(tensor.source)).to(precision)
-        blocks = ((start, whole[start:stop]) for start, stop in row_ranges(tensor.source, block_bytes))
-    else:
-        blocks = _stored_blocks(tensor.source, precision, block_bytes)
-    if tensor.pair is not None:
-        blocks = _updated(tensor, blocks, precision, block_bytes)
-    for _, block in blocks:
-        rounded = block.to(TORCH_DTYPES[tensor.dtype])
-        if not torch.isfinite(rounded).all():
-            raise ExportError(f"{tensor.name}: a merged value is not finite in {tensor.dtype}; the export is stopped")
-        yield rounded
-
-
-def _stored_blocks(
-    source: StoredTensor, precision: torch.dtype, block_bytes: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    for start, stop in row_ranges(source, block_bytes):
-        yield start, read_rows(source, start, stop).to(precision)
-
-
-def _updated(
-    tensor: TensorPlan, blocks: Iterator[tuple[int, torch.Tensor]], precision: torch.dtype, block_bytes: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Add scaling x (up @ down) to each block of rows; with DoRA, rescale each output to its trained length.
-
-    DoRA (Liu et al. 2024, eq. 5): W' = m * V / |V| with V = W + scaling x (up @ down), |V| per output.
-    """
-    pair = tensor.pair
-    assert pair is not None
-    down_RI, up_OR = read_rows(pair.down).to(precision), read_rows(pair.up).to(precision)
-    left, right = (down_RI.T, up_OR.T) if tensor.transposed else (up_OR, down_RI)
-
-    def added(start: int, block: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(block, left[start : start + len(block)], right, alpha=pair.scaling)
-
-    if pair.magnitude is None:
-        yield from ((start, added(start, block)) for start, block in blocks)
-        return
-    magnitude_O = read_rows(pair.magnitude).to(precision)
-    if tensor.transposed:
-        squares_O = torch.zeros(pair.num_outputs, dtype=torch.float64)
-        for start, block in _stored_blocks(tensor.source, precision, block_bytes):
-            squares_O += added(start, block).to(torch.float64).square().sum(dim=0)
-        factor_O = magnitude_O / squares_O.sqrt().to(precision)
-        yield from ((start, added(start, block) * factor_O) for start, block in blocks)
-        return
-    for start, block in blocks:
-        merged_OI = added(start, block)
-        length_O = torch.linalg.vector_norm(merged_OI, dim=1)
-        yield start, merged_OI * (magnitude_O[start : start + len(block)] / length_O)[:, None]

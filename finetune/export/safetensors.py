@@ -4,53 +4,26 @@ The folder is written beside its place, flushed to disk and renamed, so that it 
 go from the base's files straight into the new ones, a block of rows at a time.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from finetune.errors import ExportError, ResourceError
+from finetune.errors import ExportError
 from finetune.export.companions import write_companions
-from finetune.export.merge import MergePlan, TensorPlan, check_values, merged_blocks
-from finetune.export.tensor_files import raw_chunks
-from finetune.log import megabytes
+from finetune.export.merge import MergePlan, TensorPlan, check_values
+from finetune.export.merged_rows import MergedRows, rounded
+from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
+from finetune.export.stream import Block, in_order
+from finetune.export.tensor_files import chunk_ranges, raw_chunk, row_ranges
 
 MAX_SHARD_BYTES = 5_000_000_000
 """Largest weights file, unless a single tensor is larger."""
-
-_MARGIN_BYTES = 64_000_000
-"""Room kept for tokenizer, headers and the file system's own use."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportedFile:
-    """One file of an export."""
-
-    name: str
-    """Path below the export's folder, with forward slashes."""
-    num_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportFiles:
-    """A finished export folder."""
-
-    folder: Path
-    files: tuple[ExportedFile, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.num_bytes for file in self.files)
 
 
 def manifest_content(exports: Mapping[str, ExportFiles]) -> dict[str, dict[str, dict[str, int | str]]]:
@@ -82,64 +55,13 @@ def write_safetensors(
         ResourceError: the disk is too small, or became full.
     """
     check_values(plan)
-    staged = _stage(target_dir)
-    _check_disk(plan, target_dir)
-    try:
+    check_disk(plan.num_bytes, target_dir)
+    with placed(target_dir) as staged:
         staged.mkdir()
         hashes = _write_weights(plan, staged, max_shard_bytes, on_bytes or (lambda num_bytes: None))
         write_companions(plan, staged, tokenizer=tokenizer, card=card, generation=generation or {})
         files = tuple(_describe(path, staged, hashes) for path in sorted(staged.rglob("*")) if path.is_file())
-        _publish(staged, target_dir)
-    except BaseException as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"{target_dir}: the disk became full; free some space and export again") from error
-        raise
-    return ExportFiles(folder=target_dir, files=files)
-
-
-def _stage(target_dir: Path) -> Path:
-    """Clear what a killed export left, put back what it had moved away, and return the folder to write in."""
-    staged, previous = (target_dir.with_name(f".{target_dir.name}.{state}") for state in ("partial", "previous"))
-    target_dir.parent.mkdir(parents=True, exist_ok=True)
-    if previous.exists() and not target_dir.exists():
-        previous.rename(target_dir)
-    for leftover in (staged, previous):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return staged
-
-
-def _check_disk(plan: MergePlan, target_dir: Path) -> None:
-    needed, free = plan.num_bytes + _MARGIN_BYTES, shutil.disk_usage(target_dir.parent).free
-    if free < needed:
-        raise ResourceError(
-            f"{target_dir}: the merged model needs {megabytes(needed)}, the disk has {megabytes(free)} free; "
-            "free some space, or set output_dir=… to another disk"
-        )
-
-
-def _publish(staged: Path, target_dir: Path) -> None:
-    """Put the finished folder in place; only two renames lie between the old export and the new one."""
-    for path in staged.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(staged)
-    previous = target_dir.with_name(f".{target_dir.name}.previous")
-    if target_dir.exists():
-        target_dir.rename(previous)
-    staged.rename(target_dir)
-    _sync_folder(target_dir.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    return ExportFiles(path=target_dir, files=files)
 
 
 def _shards(plan: MergePlan, max_shard_bytes: int) -> list[list[TensorPlan]]:
@@ -184,22 +106,22 @@ def _write_weights(
 
 def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
+    expected = sum(tensor.num_bytes for tensor in shard)
+    written = 0
     with path.open("wb") as file:
         _put(_header(shard), file, digest)
-        for tensor in shard:
-            written = 0
-            for chunk in _bytes_of(plan, tensor):
-                _put(chunk, file, digest)
-                written += len(chunk)
-                on_bytes(len(chunk))
-            if written != tensor.num_bytes:
-                raise ExportError(f"{path}: {written} bytes of {tensor.name} were written, not {tensor.num_bytes}")
+        for block in in_order(task for tensor in shard for task in _tasks(plan, tensor)):
+            _put(block, file, digest)
+            written += len(block)
+            on_bytes(len(block))
+        if written != expected:
+            raise ExportError(f"{path}: {written} bytes of weights were written, not {expected}")
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
 
 
-def _put(chunk: bytes | bytearray, file: BinaryIO, digest: "hashlib._Hash") -> None:
+def _put(chunk: Block, file: BinaryIO, digest: "hashlib._Hash") -> None:
     file.write(chunk)
     digest.update(chunk)
 
@@ -216,12 +138,18 @@ def _header(shard: list[TensorPlan]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(plan: MergePlan, tensor: TensorPlan) -> Iterator[bytes | bytearray]:
+def _tasks(plan: MergePlan, tensor: TensorPlan) -> Iterator[Callable[[], Block]]:
+    """Yield what computes each block of a tensor."""
     if tensor.is_copy:
-        yield from raw_chunks(tensor.source)
+        yield from (partial(raw_chunk, tensor.source, start, stop) for start, stop in chunk_ranges(tensor.source))
         return
-    for block in merged_blocks(tensor, plan.round_trip):
-        yield block.contiguous().view(torch.uint8).numpy().tobytes()
+    rows = MergedRows(tensor, plan.round_trip)
+    for start, stop in row_ranges(tensor.source):
+        yield partial(_rounded_bytes, rows, tensor, start, stop)
+
+
+def _rounded_bytes(rows: MergedRows, tensor: TensorPlan, start: int, stop: int) -> Block:
+    return rounded(rows.read(start, stop), tensor).contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def _describe(path: Path, folder: Path, hashes: Mapping[str, str]) -> ExportedFile:

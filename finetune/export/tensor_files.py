@@ -154,18 +154,23 @@ def read_rows(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> 
     return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
 
 
-def raw_chunks(tensor: StoredTensor, chunk_bytes: int = 8 * 2**20) -> Iterator[bytearray]:
-    """Yield a tensor's bytes as they stand in the file.
+def chunk_ranges(tensor: StoredTensor, chunk_bytes: int = 8 * 2**20) -> Iterator[tuple[int, int]]:
+    """Cut a tensor's bytes into pieces [start, stop)."""
+    for start in range(0, tensor.num_bytes, chunk_bytes):
+        yield start, min(start + chunk_bytes, tensor.num_bytes)
+
+
+def raw_chunk(tensor: StoredTensor, start: int, stop: int) -> bytearray:
+    """Read bytes [start, stop) of a tensor as they stand in the file.
 
     Raises:
         ExportError: the file ends early.
     """
+    chunk = bytearray(stop - start)
     with tensor.path.open("rb") as file:
-        file.seek(tensor.offset)
-        for done in range(0, tensor.num_bytes, chunk_bytes):
-            chunk = bytearray(min(chunk_bytes, tensor.num_bytes - done))
-            _fill(file, chunk, tensor)
-            yield chunk
+        file.seek(tensor.offset + start)
+        _fill(file, chunk, tensor)
+    return chunk
 
 
 def _fill(file: BinaryIO, buffer: bytearray, tensor: StoredTensor) -> None:

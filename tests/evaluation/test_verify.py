@@ -75,7 +75,7 @@ def reference(base_dir: Path, adapter_dir: Path) -> Iterator[Reference]:
 @pytest.fixture(scope="module")
 def exported_dir(base_dir: Path, adapter_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "safetensors"
-    return write_safetensors(plan_merge(base_dir, adapter_dir), folder, tokenizer=tokenizer, card="").folder
+    return write_safetensors(plan_merge(base_dir, adapter_dir), folder, tokenizer=tokenizer, card="").path
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_real_models_pass_with_a_random_adapter(name: str, dtype: str, shared_di
         plan_merge(tmp_path / "base", adapter), tmp_path / "out", tokenizer=tokenizer, card="", max_shard_bytes=400_000
     )
     with reference_outputs(tmp_path / "base", adapter, prompts, starts=[30] * len(prompts)) as outputs:
-        found = verify_safetensors(files.folder, outputs, tokenizer=tokenizer)
+        found = verify_safetensors(files.path, outputs, tokenizer=tokenizer)
     assert found.passed, found.reason
 
 

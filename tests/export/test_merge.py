@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ExportError
-from finetune.export.merge import MergePlan, RoundTrip, check_values, merged_blocks, plan_merge
+from finetune.export.merge import MergePlan, RoundTrip, check_values, plan_merge
+from finetune.export.merged_rows import merged_blocks
 from finetune.export.safetensors import write_safetensors
 
 VARIANTS = {

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ExportError, ResourceError
-from finetune.export import merge
+from finetune.export import merged_rows, placing
 from finetune.export import safetensors as writer
 from finetune.export.merge import MergePlan, RoundTrip, plan_merge
 from finetune.export.safetensors import manifest_content, write_safetensors
-from finetune.export.tensor_files import StoredTensor, raw_chunks, read_checkpoint, read_rows
+from finetune.export.tensor_files import StoredTensor, raw_chunk, read_checkpoint, read_rows
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def stored_bytes(folder: Path) -> dict[str, bytes]:
     """Each tensor's bytes as they stand in the files."""
-    return {name: b"".join(raw_chunks(tensor)) for name, tensor in read_checkpoint(folder).items()}
+    return {name: bytes(raw_chunk(tensor, 0, tensor.num_bytes)) for name, tensor in read_checkpoint(folder).items()}
 
 
 def test_untouched_tensors_are_copied_byte_for_byte(plan: MergePlan, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_copies_keep_numbers_that_are_not_finite_and_types_that_torch_lacks(
 
 def test_one_file_without_index(plan: MergePlan, tokenizer: Any, tmp_path: Path) -> None:
     files = write_safetensors(plan, tmp_path / "out", tokenizer=tokenizer, card="# Card\n")
-    assert {path.name for path in files.folder.iterdir()} == {
+    assert {path.name for path in files.path.iterdir()} == {
         "model.safetensors",
         "config.json",
         "generation_config.json",
@@ -82,8 +82,8 @@ def test_one_file_without_index(plan: MergePlan, tokenizer: Any, tmp_path: Path)
         "chat_template.jinja",
         "README.md",
     }
-    assert (files.folder / "README.md").read_text() == "# Card\n"
-    with safe_open(files.folder / "model.safetensors", "pt") as opened:
+    assert (files.path / "README.md").read_text() == "# Card\n"
+    with safe_open(files.path / "model.safetensors", "pt") as opened:
         assert opened.metadata() == {"format": "pt"}
 
 
@@ -118,7 +118,7 @@ def test_sharded_base_of_mixed_types(tmp_path: Path, tiny_model_dir: Path, plan:
     weight_map = {key: name for name, keys in halves.items() for key in keys}
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     files = write_safetensors(plan_merge(base, plan.adapter.folder), tmp_path / "out", tokenizer=tokenizer, card="")
-    written, tensors = load_file(files.folder / "model.safetensors"), read_checkpoint(files.folder)
+    written, tensors = load_file(files.path / "model.safetensors"), read_checkpoint(files.path)
     assert {name: weight.dtype for name, weight in written.items()} == {n: w.dtype for n, w in stored.items()}
     name = "model.layers.0.input_layernorm.weight"
     assert torch.equal(written[name], stored[name])
@@ -177,7 +177,7 @@ def test_an_earlier_export_is_replaced_when_the_new_one_is_complete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_publish", fail)
+        patch.setattr(placing, "_publish", fail)
         with pytest.raises(KeyboardInterrupt):
             write_safetensors(plan, target, tokenizer=None, card="new")
     assert (target / "README.md").read_text() == "old"
@@ -192,7 +192,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path:
     write_safetensors(plan, tmp_path / "out", tokenizer=None, card="old")
     (tmp_path / "out").rename(tmp_path / ".out.previous")
     (tmp_path / ".out.partial").mkdir()
-    staged = writer._stage(tmp_path / "out")
+    staged = placing._staged(tmp_path / "out")
     assert not staged.exists()
     assert (tmp_path / "out" / "README.md").read_text() == "old"
 
@@ -200,11 +200,11 @@ def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune.export import merge
+from finetune.export import placing
 from finetune.export import safetensors as writer
 from finetune.export.merge import plan_merge
 base, adapter, target = map(Path, sys.argv[1:])
-writer._publish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+placing._publish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 writer.write_safetensors(plan_merge(base, adapter), target, tokenizer=None, card="")
 """
 
@@ -234,7 +234,7 @@ def test_too_small_a_disk_is_seen_before_anything_is_written(
     plan: MergePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=64_100_000)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(placing.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ResourceError, match=r"needs 64\.\d MB|needs 64 MB"):
         write_safetensors(plan, tmp_path / "out", tokenizer=None, card="")
     assert list(tmp_path.iterdir()) == []
@@ -278,9 +278,9 @@ def test_no_more_than_a_block_of_the_base_is_read_at_once(
             read.append(rows.numel() * 4)
         return rows
 
-    monkeypatch.setattr(merge, "read_rows", watched)
+    monkeypatch.setattr(merged_rows, "read_rows", watched)
     for tensor in plan.tensors:
-        for _ in merge.merged_blocks(tensor, block_bytes=1024):
+        for _ in merged_rows.merged_blocks(tensor, block_bytes=1024):
             pass
     assert max(read) == 1024
     assert len(read) > 100
