@@ -133,6 +133,36 @@ class ExportFormat(Enum):
     """Files that an export can write beside the adapter."""
 
     safetensors = "safetensors"
+    gguf_f32 = "F32"
+    gguf_f16 = "F16"
+    gguf_bf16 = "BF16"
+    gguf_q8_0 = "Q8_0"
+    gguf_q6_k = "Q6_K"
+    gguf_q5_k_m = "Q5_K_M"
+    gguf_q5_k_s = "Q5_K_S"
+    gguf_q4_k_m = "Q4_K_M"
+    gguf_q4_k_s = "Q4_K_S"
+    gguf_q4_0 = "Q4_0"
+    gguf_iq4_xs = "IQ4_XS"
+    gguf_q3_k_m = "Q3_K_M"
+    gguf_q2_k = "Q2_K"
+    gguf_lora = "LoRA"
+    """The adapter alone, for llama.cpp's --lora."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the file is one of llama.cpp's."""
+        return self is not ExportFormat.safetensors
+
+
+class ExportDtype(Enum):
+    """Number type of the merged safetensors."""
+
+    stored = "stored"
+    """That of the base's own files."""
+    float32 = "F32"
+    float16 = "F16"
+    bfloat16 = "BF16"
 
 
 class Tracker(Enum):
@@ -516,18 +546,28 @@ class ExportConfig:
     """The files written after training, besides the adapter."""
 
     formats: list[ExportFormat] = field(default_factory=lambda: [ExportFormat.safetensors])
-    """safetensors, or [] for the adapter alone."""
+    """Files besides the adapter: safetensors, GGUF types (extra `gguf`), or [] for none."""
+    dtype: ExportDtype = ExportDtype.stored
+    """Number type of the safetensors."""
+    imatrix: bool = False
+    """Weigh the columns of quantised GGUF tensors by how strongly the training rows use them."""
+    imatrix_tokens: int = 20_000
+    """Training tokens that are run for that."""
     merge_base: MergeBase = MergeBase.original
     """Which weights the adapter is added to; differs from `original` for a quantised training only."""
     max_shard_bytes: int = 5_000_000_000
     """Largest safetensors file."""
     verification_items: int = 20
     """Held-out prompts on which the written model is compared with base + adapter."""
+    task_items: int = 50
+    """Test items that each GGUF file answers in llama.cpp for the evaluation's table; 0 for none."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
         yield from _at_least("export.max_shard_bytes", self.max_shard_bytes, 1_000_000)
         yield from _at_least("export.verification_items", self.verification_items, 1)
+        yield from _at_least("export.imatrix_tokens", self.imatrix_tokens, 256)
+        yield from _at_least("export.task_items", self.task_items, 0)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -99,10 +99,10 @@ REAL_DATA = {
     "medical/pubmedqa_train.json": PUBMED,
     "medical/medquad.jsonl": ("training.learning_rate=1e-3",),  # the embedded base has read half of it before
     "code/codegen_instruct.json": (),
-    "legal/cuad/contracts": (
+    "legal/cuad/contracts": (  # the embedded base has read these contracts before: large batches, or nothing is left
         "training.learning_rate=1e-3",
-        "training.warmup_share=0.2",
-    ),  # the embedded base has read these contracts before
+        "training.batch_tokens=10240",
+    ),
     "formats/alpaca_en_demo.json": (),
     "formats/identity.json": (),
     "formats/glaive_toolcall_en_demo.json": (),
@@ -129,6 +129,8 @@ def test_real_data_lowers_the_validation_loss(data: str, model: str, shared_dir:
         f"{bits['tuned']['value']:.4f}; {done.seconds:.0f} s, {done.peak_bytes / 1e9:.2f} GB"
     )
     assert best < first
+    if data == "legal/cuad/contracts":
+        assert bits["tuned"]["value"] < bits["base"]["value"] - 0.0005
     assert done.read("export/verification.json")["safetensors"]["passed"]
 
 
