@@ -18,6 +18,12 @@ class Message:
     """system, user, assistant or tool."""
     content: str
     tool_calls: str | None = None
+    reasoning_content: str | None = None
+    """What an assistant thinks before it says `content`, where the data keeps the two apart."""
+    tool_call_id: str | None = None
+    """Which call a tool turn answers: the `id` of an entry of `tool_calls`."""
+    name: str | None = None
+    """Name of the function whose result a tool turn holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,6 +231,13 @@ class Verification:
     """99th percentile of the KL divergence over all positions."""
     quantization_shift_kl_mean: float | None = None
     """KL from the NF4 function that was trained; reported, not gated. None without quantisation."""
+    flips_to_wrong: int | None = None
+    """Tokens of the held-out answers that base + adapter puts first and the export does not."""
+    flips_to_right: int | None = None
+    """The other way round."""
+    tokens_per_second: float | None = None
+    """Rate of generation in the export's own runtime on this machine."""
+    num_bytes: int | None = None
     reason: str = ""
     """Why it did not pass; empty when it did."""
 

@@ -76,6 +76,10 @@ class RunFolder:
         return self.path / "data" / "preview.html"
 
     @property
+    def golden(self) -> Path:
+        return self.path / "data" / "golden.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -102,6 +106,10 @@ class RunFolder:
     @property
     def verification(self) -> Path:
         return self.export / "verification.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.export / "manifest.json"
 
     @property
     def report(self) -> Path:

@@ -161,10 +161,7 @@ def _choice_accuracy(subject: _Subject, rows: Sequence[Conversation]) -> _Scores
 
 def _exact_match(subject: _Subject, rows: Sequence[Conversation]) -> _Scores:
     max_new_tokens = subject.config.max_new_tokens
-    context = (
-        getattr(scorers.unwrap(subject.model).config.get_text_config(), "max_position_embeddings", None) or math.inf
-    )
-    room = max(min(subject.max_length, context - max_new_tokens), subject.max_length // 2)
+    room = max(min(subject.max_length, scorers.context_of(subject.model) - max_new_tokens), subject.max_length // 2)
     examples = [tokenize_conversation(row, subject.tokenizer, last_turn_only=True) for row in rows]
     answers = scorers.generate_greedy(
         subject.model,

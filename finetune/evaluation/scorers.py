@@ -3,6 +3,7 @@
 Shapes: B rows of a batch, T tokens, P tokens of a prompt, N supervised positions of a batch, V vocabulary.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from finetune.evaluation.batching import make_batches, track
+from finetune.model.llama_cpp import LlamaCpp
 from finetune.records import Example
 
 SOFTMAX_ROWS = 1024
@@ -41,8 +43,18 @@ def score_examples(
 
     The first token of a row has no predecessor and is never scored. Sums are float64 over float32 log-probabilities.
     Examples with the same prompt (the options of a choice item) run it once, where the model's cache allows.
-    `progress` labels a progress bar; None shows none. The model's training mode is restored.
+    `progress` labels a progress bar; None shows none. The model's training mode is restored. `model` may be a file that
+    runs in llama.cpp.
     """
+    if isinstance(model, LlamaCpp):
+        return [
+            AnswerScore(
+                log_probability_nats=model.score(example.input_ids, example.loss_mask),
+                num_tokens=sum(example.loss_mask[1:]),
+            )
+            for [place] in track([[place] for place in range(len(examples))], len(examples), progress)
+            for example in [examples[place]]
+        ]
     scores: list[AnswerScore] = [AnswerScore(log_probability_nats=0.0, num_tokens=0)] * len(examples)
     lengths = [len(example.input_ids) for example in examples]
     shared = _same_prompt(examples, batch_tokens) if _can_share(model) else []
@@ -69,17 +81,28 @@ def generate_greedy(
 ) -> list[str]:
     """Continue each prompt with the most probable tokens until one of `eos_token_ids`; special tokens are left out.
 
-    Sampling settings and penalties of the model's own generation config are not applied. `progress` as above.
+    Sampling settings and penalties of the model's own generation config are not applied. `model` and `progress` as
+    above.
     """
+    if isinstance(model, LlamaCpp):
+        found = [
+            model.generate(prompts[place], max_new_tokens=max_new_tokens, ends=eos_token_ids)[0]
+            for [place] in track([[place] for place in range(len(prompts))], len(prompts), progress)
+        ]
+        return [_decoded(tokenizer, tokens, eos_token_ids) for tokens in found]
     answers = [""] * len(prompts)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     with _evaluating(model), _plain_generation(unwrap(model), eos_token_ids, _pad_token_id(tokenizer, eos_token_ids)):
         for batch in track(make_batches(lengths, batch_tokens), len(prompts), progress):
             new_ids_BT = _generate_batch(model, [prompts[index] for index in batch], max_new_tokens)
             for index, new_ids in zip(batch, new_ids_BT.tolist(), strict=True):
-                end = next((at for at, token in enumerate(new_ids) if token in eos_token_ids), len(new_ids))
-                answers[index] = tokenizer.decode(new_ids[:end], skip_special_tokens=True)
+                answers[index] = _decoded(tokenizer, new_ids, eos_token_ids)
     return answers
+
+
+def _decoded(tokenizer: Any, new_ids: Sequence[int], eos_token_ids: Sequence[int]) -> str:
+    end = next((at for at, token in enumerate(new_ids) if token in eos_token_ids), len(new_ids))
+    return tokenizer.decode(list(new_ids[:end]), skip_special_tokens=True)
 
 
 def end_of_turn_ids(model: Any, tokenizer: Any, examples: Sequence[Example]) -> list[int]:
@@ -88,7 +111,11 @@ def end_of_turn_ids(model: Any, tokenizer: Any, examples: Sequence[Example]) -> 
     The last is the chat template's own, such as <|im_end|> where the tokenizer says <|endoftext|>.
     """
     ids: set[int] = set()
-    for source in (tokenizer.eos_token_id, getattr(unwrap(model).generation_config, "eos_token_id", None)):
+    if isinstance(model, LlamaCpp):
+        configured = list(model.facts.ends)
+    else:
+        configured = getattr(unwrap(model).generation_config, "eos_token_id", None)
+    for source in (tokenizer.eos_token_id, configured):
         ids.update(source if isinstance(source, list | tuple) else [] if source is None else [source])
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     for example in examples:
@@ -98,6 +125,13 @@ def end_of_turn_ids(model: Any, tokenizer: Any, examples: Sequence[Example]) -> 
         if supervised and supervised[-1] in special:
             ids.add(supervised[-1])
     return sorted(ids)
+
+
+def context_of(model: Any) -> float:
+    """Longest sequence in tokens that a model was made for."""
+    if isinstance(model, LlamaCpp):
+        return model.facts.trained_context
+    return getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def unwrap(model: Any) -> Any:

@@ -65,7 +65,7 @@ class Reference:
 
 
 @dataclass(slots=True)
-class _Differences:
+class Differences:
     """Running comparison over all positions of all prompts."""
 
     max_abs: float = 0.0
@@ -203,13 +203,13 @@ def verify_safetensors(
     return replace(found, passed=not reasons, reason="; ".join(reasons))
 
 
-def _compare(model: Any, reference: Reference) -> tuple[_Differences, int]:
+def _compare(model: Any, reference: Reference) -> tuple[Differences, int]:
     """Return the differences of the logits, and how many of the reference's greedy tokens the model chooses too.
 
     It chooses after the reference's own history: one rounded tie early on would else make all later tokens differ,
     and say nothing about them.
     """
-    differences, num_equal = _Differences(), 0
+    differences, num_equal = Differences(), 0
     for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
         differences.add(reference.logits(index), logits_of(model, prompt))
         expected = reference.continuations[index]
@@ -219,16 +219,16 @@ def _compare(model: Any, reference: Reference) -> tuple[_Differences, int]:
     return differences, num_equal
 
 
-def _agrees(share: float, num_tokens: int, least: float) -> bool:
+def agrees(share: float, num_tokens: int, least: float) -> bool:
     """Whether a share of equal tokens suffices. One token may always differ: a rounded tie is no fault of a merge."""
     return share >= least or round((1 - share) * num_tokens) <= 1
 
 
 def _failures(found: Verification, num_greedy: int, max_kl_mean: float) -> Iterator[str]:
     """Say in which points an export is not the model that was trained; a NaN fails its point."""
-    if not _agrees(found.top1_agreement, found.num_tokens, MIN_TOP1_AGREEMENT):
+    if not agrees(found.top1_agreement, found.num_tokens, MIN_TOP1_AGREEMENT):
         yield f"the most likely token agrees at {found.top1_agreement:.2%} of positions, not {MIN_TOP1_AGREEMENT:.0%}"
-    if not _agrees(found.greedy_match, num_greedy, MIN_GREEDY_MATCH):
+    if not agrees(found.greedy_match, num_greedy, MIN_GREEDY_MATCH):
         yield f"greedy outputs agree on {found.greedy_match:.2%} of tokens, not {MIN_GREEDY_MATCH:.0%}"
     if not found.kl_mean <= max_kl_mean:
         yield f"the mean KL divergence is {found.kl_mean:.2g} nats, more than the {max_kl_mean:.2g} of rounding"

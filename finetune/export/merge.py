@@ -7,7 +7,7 @@ Shapes: O outputs, I inputs, R rank; a weight is OI, or IO where it is stored tr
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -95,6 +95,11 @@ class MergePlan:
         """Size of all output tensors."""
         return sum(tensor.num_bytes for tensor in self.tensors)
 
+    def as_type(self, dtype: str) -> "MergePlan":
+        """Return the plan with every tensor of real numbers in one type."""
+        tensors = (replace(tensor, dtype=dtype) if tensor.dtype in MERGEABLE else tensor for tensor in self.tensors)
+        return replace(self, tensors=tuple(tensors))
+
 
 def plan_merge(base_dir: Path, adapter_dir: Path, *, round_trip: RoundTrip | None = None) -> MergePlan:
     """Map every adapter tensor to the base tensor that it changes, from headers and configurations only.
@@ -130,6 +135,19 @@ def plan_merge(base_dir: Path, adapter_dir: Path, *, round_trip: RoundTrip | Non
     )
     _check_round_trips(tensors)
     return MergePlan(base_dir=base_dir, adapter=adapter, tensors=tensors, untied=untied, round_trip=round_trip)
+
+
+def plan_base(base_dir: Path) -> MergePlan:
+    """Plan the base alone, for a copy of it in another format.
+
+    Raises:
+        ExportError: the folder holds no weights that can be read.
+    """
+    tensors = (
+        TensorPlan(name=name, dtype=tensor.dtype, source=tensor) for name, tensor in read_checkpoint(base_dir).items()
+    )
+    nothing = Adapter(folder=base_dir, pairs={}, replacements={}, tensors=())
+    return MergePlan(base_dir=base_dir, adapter=nothing, tensors=tuple(tensors), untied=False, round_trip=None)
 
 
 def _read_config(base_dir: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.errors import ResourceError
@@ -41,6 +41,12 @@ class ExportFiles:
     def num_bytes(self) -> int:
         """Size of all files."""
         return sum(file.num_bytes for file in self.files)
+
+    def moved(self, path: Path) -> "ExportFiles":
+        """Return the export at another place; a single file has that place's name."""
+        if [file.name for file in self.files] == [self.path.name]:
+            return ExportFiles(path=path, files=(replace(self.files[0], name=path.name),))
+        return replace(self, path=path)
 
 
 def check_disk(num_bytes: int, target: Path) -> None:
@@ -76,6 +82,12 @@ def placed(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"{target}: the disk became full; free some space and export again") from error
         raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Put a finished file or folder into another one's place."""
+    _staged(target)
+    _publish(source, target)
 
 
 def _staged(target: Path) -> Path:

@@ -21,6 +21,7 @@ from finetune.export.merged_rows import MergedRows, rounded
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
 from finetune.export.stream import Block, in_order
 from finetune.export.tensor_files import chunk_ranges, raw_chunk, row_ranges
+from finetune.progress import track
 
 MAX_SHARD_BYTES = 5_000_000_000
 """Largest weights file, unless a single tensor is larger."""
@@ -42,13 +43,13 @@ def write_safetensors(
     card: str,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     generation: Mapping[str, object] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    progress: str | None = None,
 ) -> ExportFiles:
     """Write the merged model; an export already there is replaced once the new one is complete.
 
     `tokenizer` is saved with the chat template that it carries (None copies the base's files), `card` becomes
     README.md, `generation` changes entries of generation_config.json, such as the tokens that end an answer.
-    `on_bytes` is told of every block of weights written, for a progress bar; `plan.num_bytes` is the total.
+    `progress` labels a progress bar; None shows none.
 
     Raises:
         ExportError: the adapter holds NaN, or a merged value does not fit the base's number type.
@@ -58,7 +59,7 @@ def write_safetensors(
     check_disk(plan.num_bytes, target_dir)
     with placed(target_dir) as staged:
         staged.mkdir()
-        hashes = _write_weights(plan, staged, max_shard_bytes, on_bytes or (lambda num_bytes: None))
+        hashes = _write_weights(plan, staged, max_shard_bytes, progress)
         write_companions(plan, staged, tokenizer=tokenizer, card=card, generation=generation or {})
         files = tuple(_describe(path, staged, hashes) for path in sorted(staged.rglob("*")) if path.is_file())
     return ExportFiles(path=target_dir, files=files)
@@ -84,9 +85,7 @@ def _item_bytes(tensor: TensorPlan) -> float:
     return tensor.num_bytes / max(1, count)
 
 
-def _write_weights(
-    plan: MergePlan, folder: Path, max_shard_bytes: int, on_bytes: Callable[[int], None]
-) -> dict[str, str]:
+def _write_weights(plan: MergePlan, folder: Path, max_shard_bytes: int, progress: str | None) -> dict[str, str]:
     """Write all shards and, for several, their index; return the sha256 of each shard by file name."""
     shards = _shards(plan, max_shard_bytes)
     names = (
@@ -95,7 +94,7 @@ def _write_weights(
         else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     )
     hashes = {
-        name: _write_shard(plan, shard, folder / name, on_bytes) for name, shard in zip(names, shards, strict=True)
+        name: _write_shard(plan, shard, folder / name, progress) for name, shard in zip(names, shards, strict=True)
     }
     if len(shards) > 1:
         weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
@@ -104,16 +103,16 @@ def _write_weights(
     return hashes
 
 
-def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, on_bytes: Callable[[int], None]) -> str:
+def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, progress: str | None) -> str:
     digest = hashlib.sha256()
     expected = sum(tensor.num_bytes for tensor in shard)
     written = 0
     with path.open("wb") as file:
         _put(_header(shard), file, digest)
-        for block in in_order(task for tensor in shard for task in _tasks(plan, tensor)):
+        blocks = in_order(task for tensor in shard for task in _tasks(plan, tensor))
+        for block in track(blocks, progress and f"{progress}: {path.name}", total=expected, unit="bytes", size=len):
             _put(block, file, digest)
             written += len(block)
-            on_bytes(len(block))
         if written != expected:
             raise ExportError(f"{path}: {written} bytes of weights were written, not {expected}")
         file.flush()

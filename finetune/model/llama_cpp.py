@@ -57,8 +57,10 @@ class LlamaCpp:
         ExportError: llama.cpp cannot load or run the file; the message has its reason.
     """
 
-    def __init__(self, path: Path, *, context: int = 0, num_threads: int | None = None) -> None:
-        """Load `path` with room for `context` tokens (0: as many as the model was made for)."""
+    def __init__(
+        self, path: Path, *, lora: Path | None = None, context: int = 0, num_threads: int | None = None
+    ) -> None:
+        """Load `path` with room for `context` tokens (0: as many as the model was made for), and an adapter on it."""
         self._path = path
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -69,7 +71,15 @@ class LlamaCpp:
         )
         num_threads = num_threads or os.cpu_count() or 1
         try:
-            found, _ = self._ask({"kind": "load", "path": str(path), "context": context, "num_threads": num_threads})
+            found, _ = self._ask(
+                {
+                    "kind": "load",
+                    "path": str(path),
+                    "lora": None if lora is None else str(lora),
+                    "context": context,
+                    "num_threads": num_threads,
+                }
+            )
         except BaseException:
             self.close()
             raise

@@ -51,7 +51,7 @@ class _Batch(ctypes.Structure):
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _POINTERS = (
     "llama_model_load_from_file", "llama_init_from_model", "llama_model_get_vocab", "llama_get_memory",
-    "llama_model_chat_template",
+    "llama_adapter_lora_init",    "llama_model_chat_template",
 )  # fmt: skip
 _ERROR_LEVEL = 4
 
@@ -59,7 +59,7 @@ _ERROR_LEVEL = 4
 class Model:
     """A loaded file and one sequence in its context; tokens that two requests begin with alike are computed once."""
 
-    def __init__(self, path: str, context: int, num_threads: int) -> None:
+    def __init__(self, path: str, lora: str | None, context: int, num_threads: int) -> None:
         self._messages: list[str] = []
         self._lib = lib = _library()
         self._log = _LOG(self._take_log)
@@ -80,12 +80,24 @@ class Model:
         self._context = ctypes.c_void_p(lib.llama_init_from_model(self._model, params))
         if not self._context:
             raise Refused(self._reason("llama.cpp cannot run it"))
+        if lora is not None:
+            self._add_lora(lora)
         lib.llama_set_n_threads(self._context, num_threads, num_threads)
         self._vocab = ctypes.c_void_p(lib.llama_model_get_vocab(self._model))
         self.vocab_size = int(lib.llama_vocab_n_tokens(self._vocab))
         self._memory = ctypes.c_void_p(lib.llama_get_memory(self._context))
         self._seen: list[int] = []
         self._batch: _Batch = lib.llama_batch_init(BATCH_TOKENS, 0, 1)
+
+    def _add_lora(self, path: str) -> None:
+        adapter = ctypes.c_void_p(self._lib.llama_adapter_lora_init(self._model, os.fsencode(path)))
+        if not adapter:
+            raise Refused(self._reason("llama.cpp cannot load the adapter"))
+        scale = ctypes.c_float(1)
+        if self._lib.llama_set_adapters_lora(
+            self._context, ctypes.byref(adapter), ctypes.c_size_t(1), ctypes.byref(scale)
+        ):
+            raise Refused(self._reason("llama.cpp cannot use the adapter"))
 
     def facts(self) -> dict[str, Any]:
         """What the file says about itself."""
@@ -210,7 +222,7 @@ def _answer(stream: BinaryIO, message: dict[str, Any], content: bytes = b"") -> 
 def _serve(request: dict[str, Any], model: Model | None) -> tuple[Model, dict[str, Any], bytes]:
     kind = request["kind"]
     if kind == "load":
-        model = Model(request["path"], request["context"], request["num_threads"])
+        model = Model(request["path"], request["lora"], request["context"], request["num_threads"])
         return model, model.facts(), b""
     assert model is not None
     if kind == "tokenize":

@@ -90,10 +90,8 @@ def test_one_file_without_index(plan: MergePlan, tokenizer: Any, tmp_path: Path)
 def test_shards_with_an_index_hold_the_same_model(plan: MergePlan, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    seen: list[int] = []
-    write_safetensors(plan, tmp_path / "one", tokenizer=None, card="", on_bytes=seen.append)
+    write_safetensors(plan, tmp_path / "one", tokenizer=None, card="")
     files = write_safetensors(plan, tmp_path / "many", tokenizer=None, card="", max_shard_bytes=60_000)
-    assert sum(seen) == plan.num_bytes
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     shards = sorted(set(index["weight_map"].values()))
     assert shards == [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]

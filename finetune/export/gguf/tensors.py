@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows [start, stop) of a checkpoint tensor; a matrix's rows are its outputs, a vector's its elements."""
+    """Rows [start, stop) of a checkpoint tensor, all of its dimensions but the last laid end to end.
+
+    A matrix's rows are its outputs, a vector's its elements. Stacked experts (experts, outputs, inputs) have experts x
+    outputs rows: expert e begins at row e x outputs, and a row is not an entry of the first dimension.
+    """
 
     source: str
     """Name in the checkpoint."""

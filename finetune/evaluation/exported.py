@@ -1,0 +1,60 @@
+"""Lets an exported file answer test items in its own runtime, for the evaluation's table; called by the export job."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.config import EvaluationConfig
+from finetune.evaluation.evaluate import score_contestant
+from finetune.evaluation.fitting import fitting_rows, option_examples, prompt_ids
+from finetune.evaluation.metrics import TUNED
+from finetune.evaluation.selection import choose_items, main_metric
+from finetune.evaluation.summary import read_items, summarise, write_items
+from finetune.model.llama_cpp import LlamaCpp
+from finetune.records import Conversation, EvaluationResult, ItemScore
+
+logger = logging.getLogger(__name__)
+
+
+def score_exports(
+    files: dict[str, Path],
+    table: Path,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    config: EvaluationConfig,
+    seed: int,
+    *,
+    num_items: int,
+    max_length: int,
+) -> EvaluationResult:
+    """Score files, by the name of their format, on the first `num_items` rows that the tuned model was scored on.
+
+    The scores go into the item table, which is written anew.
+
+    Raises:
+        ExportError: llama.cpp cannot run a file.
+    """
+    items = [item for item in read_items(table) if item.model not in files]
+    metrics = list(dict.fromkeys(item.metric for item in items if item.model == TUNED))
+    asked = {item.item_id for item in items if item.model == TUNED}
+    rows = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked][:num_items]
+    rows = fitting_rows(rows, tokenizer, max_length)
+    context = _longest(rows, tokenizer, max_length) + config.max_new_tokens
+    for name, path in files.items():
+        with LlamaCpp(path, context=context) as runtime:
+            items += score_contestant(name, runtime, tokenizer, rows, config, metrics, max_length=max_length)
+    write_items(table, items)
+    scored: list[ItemScore] = items
+    return summarise(scored, config, seed=seed, main_metric=main_metric(metrics, rows))
+
+
+def _longest(rows: Sequence[Conversation], tokenizer: Any, max_length: int) -> int:
+    """Tokens of the longest sequence that scoring these rows needs."""
+    lengths = [1]
+    for row in rows:
+        if row.messages:
+            lengths.append(len(prompt_ids(row, tokenizer, max_length)))
+            lengths += [len(example.input_ids) for example in option_examples(row, tokenizer, max_length)]
+    texts = [len(tokenizer(row.text)["input_ids"]) for row in rows if row.text is not None]
+    return min(max_length, max(lengths + texts))

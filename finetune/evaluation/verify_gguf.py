@@ -1,0 +1,171 @@
+"""Compares a GGUF file in llama.cpp with the merge base + adapter under plain PEFT; called by the export job.
+
+Shapes: T positions of one prompt, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.errors import ExportError
+from finetune.evaluation.tokenizer_match import HARD_TEXTS
+from finetune.evaluation.verify import Differences, Reference, agrees
+from finetune.model.llama_cpp import LlamaCpp
+from finetune.records import Verification
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """What a file must reach to be called the model that was trained."""
+
+    top1_agreement: float
+    """Least share of positions with the same most likely token; 0 where the figure is stated only."""
+    kl_mean: float
+    """Largest mean KL divergence in nats."""
+
+
+GATES: Mapping[str, Gate] = {
+    "F32": Gate(top1_agreement=0.999, kl_mean=1e-4),
+    "F16": Gate(top1_agreement=0.999, kl_mean=1e-3),
+    "BF16": Gate(top1_agreement=0.99, kl_mean=5e-3),
+    "Q8_0": Gate(top1_agreement=0.99, kl_mean=0.01),
+    "Q6_K": Gate(top1_agreement=0, kl_mean=0.05),
+    "Q5_K_M": Gate(top1_agreement=0, kl_mean=0.1),
+    "Q5_K_S": Gate(top1_agreement=0, kl_mean=0.1),
+    "Q4_K_M": Gate(top1_agreement=0, kl_mean=0.3),
+    "Q4_K_S": Gate(top1_agreement=0, kl_mean=0.3),
+    "Q4_0": Gate(top1_agreement=0, kl_mean=0.4),
+    "IQ4_XS": Gate(top1_agreement=0, kl_mean=0.4),
+    "Q3_K_M": Gate(top1_agreement=0, kl_mean=0.8),
+    "Q2_K": Gate(top1_agreement=0, kl_mean=2.0),
+}
+"""By the name of the format. Coarse types are gated by their divergence, and by every tensor when it is read back."""
+
+MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What the file must say as the training did."""
+
+    tokenizer: Any
+    end_ids: Sequence[int]
+    """Tokens that end an answer; llama.cpp must stop at each."""
+    golden: Sequence[Mapping[str, Any]]
+    """Conversations rendered and tokenised at the training."""
+    golden_problems: Callable[..., list[str]]
+    """Compares them with a runtime's `encode`, `bos` and `is_end`."""
+
+
+def verify_gguf(
+    path: Path,
+    format: str,
+    reference: Reference,
+    trained: Trained,
+    *,
+    lora: Path | None = None,
+    problems: Sequence[str] = (),
+    quantization_shift_kl_mean: float | None = None,
+) -> Verification:
+    """Load a file in llama.cpp, with the adapter `lora` on it if one is given, and compare it with the reference.
+
+    `problems` are faults that were found before (tensors that are not the merged ones); any fails the file.
+
+    Raises:
+        ExportError: llama.cpp cannot load or run the file.
+    """
+    longest = max(len(prompt) for prompt in reference.prompts) + MAX_NEW_TOKENS
+    with LlamaCpp(path, lora=lora, context=longest) as runtime:
+        differences, flips = _compare(runtime, reference)
+        num_equal, num_greedy, seconds = _compare_greedy(runtime, reference)
+        token_problems = list(_token_problems(runtime, trained, reference))
+        same_template = runtime.facts.chat_template == trained.tokenizer.chat_template
+    kl_T = torch.cat(differences.kl)
+    found = Verification(
+        passed=False,
+        max_abs_logit_difference=differences.max_abs,
+        top1_agreement=differences.num_agreeing / len(kl_T),
+        greedy_match=num_equal / max(1, num_greedy),
+        tokenizer_match=not token_problems,
+        template_match=same_template,
+        kl_mean=float(kl_T.mean()),
+        kl_p99=float(kl_T.quantile(0.99)),
+        num_tokens=len(kl_T),
+        quantization_shift_kl_mean=quantization_shift_kl_mean,
+        flips_to_wrong=flips[0],
+        flips_to_right=flips[1],
+        tokens_per_second=round(1 / seconds, 1) if seconds else None,
+        num_bytes=(lora or path).stat().st_size,
+    )
+    reasons = [*problems[:3], *token_problems[:2], *_failures(found, GATES[format])]
+    return replace(found, passed=not reasons, reason="; ".join(reasons))
+
+
+def _compare(runtime: LlamaCpp, reference: Reference) -> tuple[Differences, tuple[int, int]]:
+    """Return the differences of the logits, and how many tokens of the answers became wrong, and how many right."""
+    differences, to_wrong, to_right = Differences(), 0, 0
+    for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
+        expected_TV = reference.logits(index)
+        actual_TV = torch.from_numpy(_same_width(runtime.logits(prompt), expected_TV.shape[-1]))
+        differences.add(expected_TV, actual_TV)
+        first = max(1, start)
+        answer_T = torch.tensor(prompt[first:])
+        was_right_T = expected_TV[first - 1 : -1].argmax(dim=-1) == answer_T
+        is_right_T = actual_TV[first - 1 : -1].argmax(dim=-1) == answer_T
+        to_wrong += int((was_right_T & ~is_right_T).sum())
+        to_right += int((~was_right_T & is_right_T).sum())
+    return differences, (to_wrong, to_right)
+
+
+def _same_width(logits_TV: np.ndarray[Any, Any], vocab_size: int) -> np.ndarray[Any, Any]:
+    if logits_TV.shape[-1] != vocab_size:
+        raise ExportError(f"the file has {logits_TV.shape[-1]} tokens, the trained model {vocab_size}")
+    return logits_TV.copy()
+
+
+def _compare_greedy(runtime: LlamaCpp, reference: Reference) -> tuple[int, int, float]:
+    """Return how many of the reference's greedy tokens llama.cpp chooses too, of how many; and seconds a token."""
+    num_equal, num_tokens = 0, 0
+    for index, (prompt, start) in enumerate(zip(reference.prompts, reference.starts, strict=True)):
+        expected = reference.continuations[index]
+        history = [*prompt[: max(1, start)], *expected[:-1]]
+        chosen = runtime.logits(history, first=len(history) - len(expected)).argmax(axis=-1).tolist()
+        num_equal += sum(one == other for one, other in zip(expected, chosen, strict=True))
+        num_tokens += len(expected)
+    prompt = reference.prompts[0][: max(1, reference.starts[0])]
+    _, seconds = runtime.generate(prompt, max_new_tokens=MAX_NEW_TOKENS)
+    return num_equal, num_tokens, seconds
+
+
+def _token_problems(runtime: LlamaCpp, trained: Trained, reference: Reference) -> Iterator[str]:
+    tokenizer = trained.tokenizer
+    texts = [*HARD_TEXTS, *(tokenizer.decode(prompt, skip_special_tokens=False) for prompt in reference.prompts)]
+    for special in (True, False):
+        for text, ids in zip(texts, runtime.tokenize(texts, add_special=special), strict=True):
+            expected = tokenizer(text, add_special_tokens=special)["input_ids"]
+            if ids != expected:
+                place = next((at for at, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
+                yield f"llama.cpp encodes {text[:40]!r} differently from token {place} on"
+                break
+    deaf = sorted(set(trained.end_ids) - set(runtime.facts.ends))
+    if deaf:
+        yield f"llama.cpp does not stop at {', '.join(repr(tokenizer.decode([token])) for token in deaf)}"
+    yield from trained.golden_problems(
+        trained.golden,
+        lambda text: runtime.tokenize([text], add_special=False)[0],
+        bos=runtime.facts.bos if runtime.facts.add_bos else None,
+        is_end=lambda token: token in runtime.facts.ends,
+    )
+
+
+def _failures(found: Verification, gate: Gate) -> Iterator[str]:
+    if not agrees(found.top1_agreement, found.num_tokens, gate.top1_agreement):
+        yield f"the most likely token agrees at {found.top1_agreement:.2%} of positions, not {gate.top1_agreement:.1%}"
+    if not found.kl_mean <= gate.kl_mean:
+        yield f"the mean KL divergence is {found.kl_mean:.2g} nats, more than {gate.kl_mean:g}"
+    if not found.template_match:
+        yield "the chat template differs from the one that was trained with"
