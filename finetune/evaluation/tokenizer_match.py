@@ -50,11 +50,27 @@ def templates_match(trained: Any, exported: Any) -> bool:
     )
 
 
-def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool) -> str | None:
+def renders_alike(trained: Any, template: str | None) -> bool:
+    """Whether a template's text renders the golden conversation as the one that was trained with does.
+
+    The texts may differ: an export leaves out the marks of what was trained on, which a runtime need not know.
+    """
+    if template is None or trained.chat_template is None:
+        return template is None and trained.chat_template is None
+    return all(
+        _rendered(trained, messages, prompt) == _rendered(trained, messages, prompt, template)
+        for messages in (GOLDEN_MESSAGES, GOLDEN_MESSAGES[1:], GOLDEN_MESSAGES[1:3])
+        for prompt in (False, True)
+    )
+
+
+def _rendered(
+    tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool, template: str | None = None
+) -> str | None:
     """Render messages, or None where the template has none of it (no template, no system role)."""
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            list(messages), chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception:  # templates raise their own errors for roles that they do not know
         return None

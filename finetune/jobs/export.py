@@ -1,11 +1,15 @@
 """Merges, writes and verifies the tuned model: `python -m finetune export recipe=…`; a part of a run."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune.config import ExportFormat, QuantizationMethod, RunConfig
 from finetune.errors import ExportError
 from finetune.jobs import report, steps
+from finetune.jobs.export_checks import check_base
+from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
 from finetune.run import RunFolder, existing_folder, read_json, write_json
 
@@ -22,44 +26,50 @@ def export(config: RunConfig) -> Path:
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
     if config.export.formats:
-        write_and_verify(config, rows, steps.load_tuned(config, folder), folder)
+        tokenizer, base_dir = steps.load_tokenizer(config)
+        check_base(config, base_dir, tokenizer)
+        write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, folder), folder)
     report.report_part(folder)
-    check_verified(folder)
+    check_verified(config, folder)
     return folder.export
 
 
 def export_part(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> None:
     """Export what `export.formats` names, unless it is there and verified (`resume=true`)."""
-    wanted = {format.name for format in config.export.formats}
     done = read_json(folder.verification) if folder.verification.is_file() else {}
-    if wanted and all(done.get(name, {}).get("passed") for name in wanted):
+    missing = [format for format in config.export.formats if not done.get(format.name, {}).get("passed")]
+    if missing:
+        write_and_verify(config, missing, rows, tuned, folder)
+    elif config.export.formats:
         logger.info("export: already done; see %s", folder.export)
-    elif wanted:
-        write_and_verify(config, rows, tuned, folder)
 
 
-def check_verified(folder: RunFolder) -> None:
+def check_verified(config: RunConfig, folder: RunFolder) -> None:
     """Fail where a written model is not the one that was trained.
 
     Raises:
         ExportError: naming the format and what differs.
     """
-    if not folder.verification.is_file():
-        return
-    for name, found in read_json(folder.verification).items():
-        if not found["passed"]:
-            raise ExportError(f"export/{name} is not the model that was trained: {found['reason']}; do not use it")
+    verified = read_json(folder.verification) if folder.verification.is_file() else {}
+    for format in config.export.formats:
+        found = verified.get(format.name, {})
+        if not found.get("passed"):
+            reason = found.get("reason", "it was never compared")
+            raise ExportError(
+                f"{format.name} is not the model that was trained: {reason}; it keeps the ending .unverified"
+            )
 
 
-def write_and_verify(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> None:
-    """Write the merged model straight from base and adapter, load it again and compare it with base + adapter."""
+def write_and_verify(
+    config: RunConfig, formats: Sequence[ExportFormat], rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder
+) -> None:
+    """Write each format straight from base and adapter, load it again and compare it with base + adapter."""
     from finetune.evaluation.merge_base import choose_merge_base, verification_prompts
     from finetune.evaluation.scorers import end_of_turn_ids
-    from finetune.evaluation.verify import trained_shift_kl, verification_to_json, verify_safetensors
+    from finetune.evaluation.verify import trained_shift_kl, verification_to_json
     from finetune.export.merge import RoundTrip, plan_merge
-    from finetune.export.safetensors import manifest_content, write_safetensors
+    from finetune.export.safetensors import manifest_content
 
-    name = ExportFormat.safetensors.name
     held_out = rows.splits.test or rows.splits.validation or rows.splits.train
     prompts = verification_prompts(
         held_out, tuned.tokenizer, num_items=config.export.verification_items, max_length=config.training.max_length
@@ -73,33 +83,39 @@ def write_and_verify(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, fo
         device=str(tuned.hardware.device),
         storage_dir=folder.path,
     )
+    manifest: dict[str, Any] = read_json(folder.manifest) if folder.manifest.is_file() else {}
+    verified: dict[str, Any] = read_json(folder.verification) if folder.verification.is_file() else {}
     with reference:
         is_quantized = config.quantization.method is not QuantizationMethod.none
-        shift = trained_shift_kl(tuned.model, reference) if is_quantized else None
-        files = write_safetensors(
-            plan_merge(
+        exporter = Exporter(
+            config=config,
+            tuned=tuned,
+            folder=folder,
+            plan=plan_merge(
                 tuned.base_dir, folder.adapter, round_trip=RoundTrip(function=round_trip) if round_trip else None
             ),
-            folder.export / name,
-            tokenizer=tuned.tokenizer,
+            reference=reference,
+            end_ids=end_of_turn_ids(tuned.model, tuned.tokenizer, prompts.examples),
             card=_card(config, folder),
-            max_shard_bytes=config.export.max_shard_bytes,
-            generation={"eos_token_id": end_of_turn_ids(tuned.model, tuned.tokenizer, prompts.examples)},
+            shift=trained_shift_kl(tuned.model, reference) if is_quantized else None,
+            rows=rows,
         )
-        found = verify_safetensors(
-            folder.export / name, reference, tokenizer=tuned.tokenizer, quantization_shift_kl_mean=shift
-        )
-    write_json(folder.export / "manifest.json", manifest_content({name: files}))
-    write_json(folder.verification, verification_to_json({name: found}))
-    logger.info(
-        "export: %s, %s; %s (largest logit difference %.2g, top-1 agreement %.2f %%, greedy match %.2f %%)",
-        folder.export / name,
-        megabytes(files.num_bytes),
-        "verified" if found.passed else "NOT verified",
-        found.max_abs_logit_difference,
-        100 * found.top1_agreement,
-        100 * found.greedy_match,
-    )
+        for format in formats:
+            files, found = exporter.write(format)
+            manifest |= manifest_content({format.name: files})
+            verified |= verification_to_json({format.name: found})
+            write_json(folder.manifest, manifest)
+            write_json(folder.verification, verified)
+            logger.info(
+                "export: %s, %s; %s (top-1 agreement %.2f %%, greedy match %.2f %%, KL mean %.2g nats)",
+                files.path,
+                megabytes(files.num_bytes),
+                "verified" if found.passed else "NOT verified",
+                100 * found.top1_agreement,
+                100 * found.greedy_match,
+                found.kl_mean,
+            )
+        exporter.ask_in_runtime()
 
 
 def _card(config: RunConfig, folder: RunFolder) -> str:

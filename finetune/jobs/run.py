@@ -23,5 +23,5 @@ def run(config: RunConfig) -> RunFolder:
     evaluate.evaluate_part(config, rows, tuned, folder)
     export.export_part(config, rows, tuned, folder)
     report.report_part(folder)
-    export.check_verified(folder)
+    export.check_verified(config, folder)
     return folder

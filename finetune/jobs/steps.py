@@ -13,6 +13,7 @@ from finetune.data.check import Ledger
 from finetune.data.read import read_splits
 from finetune.errors import ConfigError
 from finetune.evaluation.selection import select_metrics
+from finetune.jobs.export_checks import check_formats
 from finetune.log import is_main_process
 from finetune.model.adapter import check_adapter_folder
 from finetune.model.hardware import Hardware, check_gpu
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 NUM_PREVIEWS = 3
 """Examples shown by `inspect` and in the report."""
+
+NUM_GOLDEN = 8
+"""Conversations that are kept as the training tokenises them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ def check_cheaply(config: RunConfig) -> Rows:
     if config.adapter.path is not None:
         check_adapter_folder(Path(config.adapter.path))
     check_tracker(config.tracking)
+    check_formats(config)
     return check_data(config)
 
 
@@ -193,6 +198,14 @@ def keep_ledger(rows: Rows, tokenized: Tokenized, folder: RunFolder, *, quiet: b
     write_json(folder.ledger, rows.ledger.to_json())
     rows.ledger.write_rejected(folder.rejected)
     write_text(folder.preview, _preview_page(rows, tokenized))
+
+
+def keep_golden(rows: Rows, tokenizer: Any, folder: RunFolder) -> None:
+    """Write held-out conversations as they are rendered and tokenised now; an export must repeat them."""
+    from finetune.export.gguf.golden import golden_items
+
+    held_out = rows.splits.test or rows.splits.validation or rows.splits.train
+    write_json(folder.golden, golden_items(held_out[:NUM_GOLDEN], tokenizer, NUM_GOLDEN))
 
 
 def _preview_page(rows: Rows, tokenized: Tokenized) -> str:

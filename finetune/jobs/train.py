@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.jobs import steps
+from finetune.jobs.export_checks import check_base
 from finetune.jobs.processes import leave_training, on_main_process
 from finetune.log import duration, is_main_process
 from finetune.run import RunFolder, RunState, open_folder, start_folder, write_versions
@@ -34,9 +35,12 @@ def train_part(config: RunConfig, rows: steps.Rows, folder: RunFolder, state: Ru
         logger.info("train: already done; loading the adapter of %s", folder.path)
         return steps.load_tuned(config, folder) if is_main_process() else None
     tokenizer, base_dir = on_main_process(lambda: steps.load_tokenizer(config))
+    check_base(config, base_dir, tokenizer)
     examples = steps.tokenize(config, rows, tokenizer)
     on_main_process(lambda: start_folder(folder, config))
     steps.keep_ledger(rows, examples, folder)
+    if is_main_process():
+        steps.keep_golden(rows, tokenizer, folder)
     return _train_new(config, examples, tokenizer, base_dir, folder)
 
 

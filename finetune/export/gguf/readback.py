@@ -15,7 +15,7 @@ import torch
 from finetune.errors import ExportError, one_line
 from finetune.export.gguf.quantize import dequantize_rows
 from finetune.export.gguf.tensors import GgufTensor
-from finetune.export.gguf.write import interleaved
+from finetune.export.gguf.write import interleaved, open_rows
 from finetune.export.merge import MergePlan
 from finetune.export.merged_rows import MergedRows
 
@@ -52,7 +52,7 @@ def damaged_tensors(path: Path, plan: MergePlan, tensors: Sequence[GgufTensor], 
         elif found.tensor_type.name != type_name or tuple(reversed(found.shape.tolist())) != tensor.shape:
             problems.append(f"tensor {tensor.name} has another type or shape")
         else:
-            opened = {rows.source: MergedRows(sources[rows.source], plan.round_trip) for rows in tensor.rows}
+            opened = {rows.source: open_rows(sources[rows.source], plan) for rows in tensor.rows}
             error = _relative_error(tensor, found.data, type_name, opened)
             if not error <= RELATIVE_ERRORS[type_name]:
                 problems.append(

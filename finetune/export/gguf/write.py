@@ -5,8 +5,10 @@ written. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,16 @@ class _Sources:
         self.importance = importance
 
     def open(self, name: str) -> MergedRows:
-        return MergedRows(self._tensors[name], self._plan.round_trip)
+        return open_rows(self._tensors[name], self._plan)
+
+
+def open_rows(tensor: TensorPlan, plan: MergePlan) -> MergedRows:
+    """Open a merged tensor, stacked matrices as one tall one."""
+    source = tensor.source
+    if len(source.shape) > 2:
+        flat = (math.prod(source.shape[:-1]), source.shape[-1])
+        tensor = replace(tensor, source=replace(source, shape=flat))
+    return MergedRows(tensor, plan.round_trip)
 
 
 def _tasks(tensor: GgufTensor, type_name: str, size: int, sources: _Sources) -> Iterator[Callable[[], Block]]:

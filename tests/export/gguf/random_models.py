@@ -28,7 +28,7 @@ _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
     "partial_rotary_factor": 0.75,
-    "original_max_position_embeddings": 128,
+    "original_max_position_embeddings": 256,
     "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5],
     "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0],
 }
@@ -76,7 +76,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3_vision": ("Gemma3", {"text_config": _GEMMA3, "vision_config": _VISION}),
     "phi3": ("Phi3", SIZES | {"sliding_window": 256}),
-    "phi4_mini": ("Phi3", SIZES | {"rope_parameters": _LONGROPE, "tie_word_embeddings": True}),
+    "phi4_mini": (
+        "Phi3",
+        SIZES | {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 256, "tie_word_embeddings": True},
+    ),
     "falcon_7b": ("Falcon", _FALCON | {"num_kv_heads": 1, "multi_query": True}),
     "falcon_40b": ("Falcon", _FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True}),
     "falcon_11b": (

@@ -100,6 +100,26 @@ def test_vectors_and_routers_stay_in_32_bits(name: str) -> None:
         assert tensor.always_f32 == (len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp.weight"))
 
 
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("llama", {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}),
+        ("llama", {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}),
+        ("llama", {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}),
+        ("qwen3", {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}),
+        ("gemma2", {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}),
+        ("gemma3", {"ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}),
+        ("falcon_40b", {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}),
+        ("olmo2", {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}),
+    ],
+)
+def test_tensors_of_one_shape_are_not_mistaken_for_each_other(name: str, sources: dict[str, str]) -> None:
+    plan = plan_of(CONFIGS[name])
+    for target, module in sources.items():
+        (rows,) = plan[f"blk.1.{target}.weight"].rows
+        assert rows.source.partition(".1.")[2] == f"{module}.weight"
+
+
 def test_llamas_heads_are_rotated_in_neighbouring_pairs() -> None:
     # heads of 8 rows: transformers rotates row i with row i + 4, llama.cpp row 2i with row 2i + 1
     config = CONFIGS["llama"]
@@ -200,6 +220,14 @@ def test_metadata_of_llama_3() -> None:
     }
 
 
+def test_granites_multipliers_are_in_the_metadata() -> None:
+    keys = architectures.metadata(CONFIGS["granite"])
+    assert keys["granite.attention.scale"] == 0.0625
+    assert keys["granite.embedding_scale"] == 12.0
+    assert keys["granite.residual_scale"] == 0.22
+    assert keys["granite.logit_scale"] == 8.0
+
+
 def test_numbers_have_the_types_of_the_file() -> None:
     keys = architectures.metadata(LLAMA_3 | {"rope_theta": 500000, "num_hidden_layers": 2.0})
     assert type(keys["llama.rope.freq_base"]) is float
@@ -290,6 +318,7 @@ V5_SPELLING = {
             "short_factor": [1.0, 1.5, 2.0],
             "long_factor": [1.0, 4.0, 16.0],
         },
+        "original_max_position_embeddings": 64,
     },
     "qwen3moe": {"num_local_experts": 3, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
 }
@@ -327,6 +356,7 @@ def test_transformers_5_spelling_gives_the_same_file(name: str) -> None:
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types of 1 entries for 2 layers"),
         ("qwen2", {"layer_types": ["full_attention", "linear_attention"]}, "layers of type 'linear_attention'"),
         ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 2.0}}, "attention_factor 2.0"),
+        ("qwen3", {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16}}, "yarn with beta_fast 16"),
         ("qwen2", {"rope_scaling": {"type": "llama3", "factor": 4.0}}, "rope type 'llama3'"),
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob false"),
         ("qwen3moe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
@@ -369,6 +399,11 @@ def test_windows_that_llama_cpp_does_not_apply_are_told() -> None:
     assert architectures.differences(CONFIGS["mistral"] | {"sliding_window": 256}) == []
     assert architectures.differences(CONFIGS["qwen2"] | {"sliding_window": 64, "use_sliding_window": False}) == []
     assert architectures.differences(CONFIGS["gemma2"] | {"sliding_window": 64}) == []
+
+
+def test_longrope_that_llama_cpp_chooses_by_its_context_is_told() -> None:
+    assert "-c 64" in architectures.differences(CONFIGS["phi4_mini"])[0]
+    assert architectures.differences(CONFIGS["phi4_mini"] | {"original_max_position_embeddings": 256}) == []
 
 
 def test_old_constants_are_dropped() -> None:

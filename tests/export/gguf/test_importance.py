@@ -116,6 +116,20 @@ def test_a_failure_leaves_no_hooks(load: Callable[..., Any]) -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_no_more_logits_are_made_than_one_token_has(load: Callable[..., Any]) -> None:
+    """A vocabulary of 128 000 for 2 000 tokens would cost a gigabyte that nobody reads."""
+    model, shapes = load(), []
+    with model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape))):
+        collect_importance(model, ROWS)
+    assert shapes == [(1, 1, model.config.vocab_size)] * len(ROWS)
+
+
+def test_a_layer_that_no_token_reached_is_left_out(load: Callable[..., Any]) -> None:
+    model = load()
+    model.unused = torch.nn.Linear(4, 4)
+    assert "unused.weight" not in collect_importance(model, ROWS)
+
+
 def test_long_rows_are_summed_in_blocks(load: Callable[..., Any]) -> None:
     model = load(tie_word_embeddings=False).eval()
     rows = [list(np.random.default_rng(0).integers(0, 250, 400))]

@@ -181,6 +181,32 @@ def test_falcon_has_three_steps_in_feed_forward(format_name: str, first: int, mo
         assert types[f"blk.{layer}.ffn_down.weight"] == f"Q{bits}_K"
 
 
+def test_falcon_of_even_width() -> None:
+    """The head keeps 8 bits and the attention output gets no more than the rest, whatever the width."""
+    shape = ModelShape(architecture="falcon", num_layers=4, num_heads=8, num_kv_heads=1)
+    tensors = tensors_of(shape, 512, 1024)
+    for format_name, common in (("Q4_K_M", "Q4_K"), ("Q3_K_M", "Q3_K"), ("Q2_K", "Q2_K")):
+        types = choose_types(tensors, format_name, shape)
+        assert (types["output.weight"], types["blk.0.attn_output.weight"]) == ("Q8_0", common)
+
+
+def test_the_order_of_the_tensors_does_not_matter() -> None:
+    """Layers are counted by their numbers: 10 comes after 2, and what is written first counts for nothing."""
+    tensors = tensors_of(LLAMA_8B, 4096, 14336)
+    shuffled = random.Random(0).sample(tensors, len(tensors))
+    for format_name in ("Q4_K_M", "Q3_K_M", "Q4_K_S"):
+        types = choose_types(shuffled, format_name, LLAMA_8B)
+        assert list(types) == [tensor.name for tensor in shuffled]
+        assert types == choose_types(tensors, format_name, LLAMA_8B)
+
+
+def test_experts_go_by_the_number_of_their_layer() -> None:
+    """Where the first layers have no experts, the first experts are not those of a first layer."""
+    shape = ModelShape(architecture="qwen3moe", num_layers=32, num_heads=32, num_kv_heads=8, num_experts=64)
+    tensors = [GgufTensor(name=f"blk.{layer}.ffn_down_exps.weight", shape=(64, 512, 256)) for layer in range(4, 32)]
+    check(choose_types(tensors, "Q4_K_M", shape), "", {"ffn_down_exps": (MORE, "Q6_K", "Q4_K")})
+
+
 @pytest.mark.parametrize(("architecture", "kv_heads", "wanted"), [("llama", 8, "Q5_K"), ("granite", 8, "Q4_K")])
 def test_70_billion_keep_shared_values_in_5_bits(architecture: str, kv_heads: int, wanted: str) -> None:
     shape = ModelShape(architecture=architecture, num_layers=80, num_heads=64, num_kv_heads=kv_heads)

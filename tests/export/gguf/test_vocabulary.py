@@ -1,8 +1,6 @@
 """Vocabularies as GGUF, encoded by llama.cpp itself and compared with the live tokenizer."""
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +12,12 @@ from finetune.export.gguf.pre_tokenizers import KNOWN
 from finetune.export.gguf.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary, portable_template
 from finetune.export.gguf.vocabulary import read_vocabulary as read
 
+from . import llama_vocab
+from . import made_tokenizers as made
+from . import real_tokenizers as real
+
 ROOT = Path(__file__).resolve().parents[3]
 
-
-def _neighbour(name: str) -> Any:
-    """A helper beside this file; tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-llama_vocab = _neighbour("llama_vocab")
-made = _neighbour("made_tokenizers")
-real = _neighbour("real_tokenizers")
 
 CHATML = (
     "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"

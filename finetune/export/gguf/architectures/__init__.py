@@ -86,7 +86,7 @@ def left_out(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def differences(config: Mapping[str, Any]) -> list[str]:
-    """Say in one sentence each what llama.cpp leaves out of the model: sliding windows that it does not apply."""
+    """Say in a sentence each where llama.cpp's answers differ, for texts of some lengths: windows, LongRoPE."""
     entry = _find(config, "config.json")
     return differences_of(entry, Settings(config, entry.defaults))
 

@@ -281,7 +281,6 @@ ARCHITECTURES = (
         model_types=("granite",),
         possible_biases=(*_QKV, "attn_output", "ffn_gate", "ffn_up", "ffn_down"),
         interleaved=True,
-        ropes=("default", "linear", "llama3", "yarn"),
         square_heads=True,
         states_vocabulary=True,
         defaults={

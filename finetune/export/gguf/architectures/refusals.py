@@ -1,7 +1,7 @@
 """What a config.json may say that llama.cpp computes otherwise: refused, or told where only long texts differ."""
 
 from finetune.export.gguf.architectures.entries import Architecture
-from finetune.export.gguf.architectures.rope import rope_problems
+from finetune.export.gguf.architectures.rope import original_context, rope_problems
 from finetune.export.gguf.architectures.settings import Settings
 
 
@@ -19,16 +19,27 @@ def problems_of(entry: Architecture, settings: Settings) -> list[str]:
 
 
 def differences_of(entry: Architecture, settings: Settings) -> list[str]:
-    """List what llama.cpp does not do, which only texts beyond a length notice."""
-    window = settings.raw.get("sliding_window")
+    """List what llama.cpp does otherwise in texts of some lengths only."""
+    found = []
+    window = _unapplied_window(entry, settings)
+    if window:
+        found.append(f"llama.cpp does not apply the sliding window of {window} tokens: longer texts come out otherwise")
+    original = original_context(settings)
+    if settings.rope.kind == "longrope" and settings.context > original:
+        found.append(
+            f"llama.cpp chooses LongRoPE's factors by the context it is started with, not by the text's length: "
+            f"short texts are exact up to a context of {original} tokens (-c {original})"
+        )
+    return found
+
+
+def _unapplied_window(entry: Architecture, settings: Settings) -> int:
+    window, types = settings.raw.get("sliding_window"), settings.sequence("layer_types")
     switched_off = settings.raw.get("use_sliding_window") is False
-    types = settings.sequence("layer_types")
     unused = types is not None and "sliding_attention" not in types
     if entry.period or switched_off or unused or not isinstance(window, int) or window >= settings.context:
-        return []
-    return [
-        f"llama.cpp does not apply the sliding window of {window} tokens: texts longer than that are computed otherwise"
-    ]
+        return 0
+    return window
 
 
 def _common_problems(entry: Architecture, settings: Settings) -> list[str]:

@@ -42,12 +42,15 @@ def rope_problems(entry: Architecture, settings: Settings) -> list[str]:
 
 
 def _yarn_problems(settings: Settings) -> list[str]:
-    """llama.cpp scales attention by 0.1 ln(factor) + 1 whatever the file says, and always rounds the ramp's ends."""
+    """llama.cpp takes yarn's own constants whatever the file says: 0.1 ln(factor) + 1, and a ramp from 32 to 1."""
     options, problems = settings.rope.options, []
     usual = max(1.0, 0.1 * math.log(settings.rope.number("factor")) + 1.0)
     given = options.get("attention_factor")
     if given is not None and not math.isclose(float(given), usual, rel_tol=1e-6):
         problems.append(f"yarn with attention_factor {given} (llama.cpp uses {usual:.6g})")
+    for key, fixed in (("beta_fast", 32), ("beta_slow", 1)):
+        if options.get(key) and float(options[key]) != fixed:
+            problems.append(f"yarn with {key} {options[key]} (llama.cpp uses {fixed})")
     if options.get("mscale") and options.get("mscale_all_dim"):
         problems.append("yarn with mscale and mscale_all_dim")
     if options.get("truncate") is False:

@@ -115,7 +115,8 @@ def _read_rope(settings: Settings) -> Rope:
         full, local = section.get("full_attention") or {}, section.get("sliding_attention") or {}
     theta = full.get("rope_theta") or raw.get("rope_theta") or 10000.0
     local_theta = local.get("rope_theta")
-    original = full.get("original_max_position_embeddings") or raw.get("original_max_position_embeddings")
+    # transformers prefers the key outside the section, Phi-3's default of it included
+    original = raw.get("original_max_position_embeddings") or full.get("original_max_position_embeddings")
     partial = full.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0
     return Rope(
         kind=_kind(full),
