@@ -216,7 +216,8 @@ class EvaluationResult:
 class Verification:
     """The comparison of one exported model with merge base + adapter under plain PEFT.
 
-    Logit differences are in nats over held-out prompts; agreements are shares of tokens in [0, 1].
+    Logit differences are in nats over held-out prompts; agreements are shares of tokens in [0, 1], for GGUF files of
+    the tokens of answers.
     """
 
     passed: bool
@@ -231,6 +232,8 @@ class Verification:
     """99th percentile of the KL divergence over all positions."""
     quantization_shift_kl_mean: float | None = None
     """KL from the NF4 function that was trained; reported, not gated. None without quantisation."""
+    clear_agreement: float | None = None
+    """Share of an answer's places where the export does not prefer a token that is clearly less likely."""
     flips_to_wrong: int | None = None
     """Tokens of the held-out answers that base + adapter puts first and the export does not."""
     flips_to_right: int | None = None

@@ -190,6 +190,11 @@ def open_folder(config: RunConfig) -> tuple[RunFolder, RunState]:
     return folder, state
 
 
+def is_run(config: RunConfig) -> bool:
+    """Whether the run folder holds a run."""
+    return RunFolder(Path(config.output_dir).absolute()).config.is_file()
+
+
 def existing_folder(config: RunConfig) -> RunFolder:
     """Return the folder of a trained run, for the commands that need one.
 

@@ -202,6 +202,7 @@ def verification_rows(verification: Mapping[str, Any]) -> list[dict[str, Any]]:
                     ("Mean KL divergence", "kl_mean", "{:.2g} nats"),
                     ("KL divergence, 99th percentile", "kl_p99", "{:.2g} nats"),
                     ("Same most probable token", "top1_agreement", "{:.2%}"),
+                    ("Same most probable token, or as probable", "clear_agreement", "{:.2%}"),
                     ("Same greedy tokens", "greedy_match", "{:.2%}"),
                     ("Tokens compared", "num_tokens", "{:,.0f}"),
                     ("Answer tokens that became wrong", "flips_to_wrong", "{:,.0f}"),

@@ -22,28 +22,35 @@ from finetune.records import Verification
 class Gate:
     """What a file must reach to be called the model that was trained."""
 
-    top1_agreement: float
-    """Least share of an answer's positions with the same most likely token; 0 where the figure is stated only."""
+    clear_agreement: float
+    """Least share of an answer's places without a clear disagreement; 0 where the figure is stated only."""
     kl_mean: float
     """Largest mean KL divergence in nats."""
 
 
 GATES: Mapping[str, Gate] = {
-    "F32": Gate(top1_agreement=0.999, kl_mean=1e-4),
-    "F16": Gate(top1_agreement=0.999, kl_mean=1e-3),
-    "BF16": Gate(top1_agreement=0.99, kl_mean=5e-3),
-    "Q8_0": Gate(top1_agreement=0.99, kl_mean=0.01),
-    "Q6_K": Gate(top1_agreement=0, kl_mean=0.05),
-    "Q5_K_M": Gate(top1_agreement=0, kl_mean=0.1),
-    "Q5_K_S": Gate(top1_agreement=0, kl_mean=0.1),
-    "Q4_K_M": Gate(top1_agreement=0, kl_mean=0.3),
-    "Q4_K_S": Gate(top1_agreement=0, kl_mean=0.3),
-    "Q4_0": Gate(top1_agreement=0, kl_mean=0.4),
-    "IQ4_XS": Gate(top1_agreement=0, kl_mean=0.4),
-    "Q3_K_M": Gate(top1_agreement=0, kl_mean=0.8),
-    "Q2_K": Gate(top1_agreement=0, kl_mean=2.0),
+    "F32": Gate(clear_agreement=0.999, kl_mean=1e-4),
+    "F16": Gate(clear_agreement=0.999, kl_mean=1e-3),
+    "BF16": Gate(clear_agreement=0.99, kl_mean=5e-3),
+    "Q8_0": Gate(clear_agreement=0.99, kl_mean=0.01),
+    "Q6_K": Gate(clear_agreement=0, kl_mean=0.05),
+    "Q5_K_M": Gate(clear_agreement=0, kl_mean=0.1),
+    "Q5_K_S": Gate(clear_agreement=0, kl_mean=0.1),
+    "Q4_K_M": Gate(clear_agreement=0, kl_mean=0.3),
+    "Q4_K_S": Gate(clear_agreement=0, kl_mean=0.3),
+    "Q4_0": Gate(clear_agreement=0, kl_mean=0.4),
+    "IQ4_XS": Gate(clear_agreement=0, kl_mean=0.4),
+    "Q3_K_M": Gate(clear_agreement=0, kl_mean=0.8),
+    "Q2_K": Gate(clear_agreement=0, kl_mean=2.0),
 }
 """By the name of the format. Coarse types are gated by their divergence, and by every tensor when it is read back."""
+
+TIE_NATS = 0.1
+"""The file may prefer another token than base + adapter where that holds both to be as likely, to so many nats.
+
+Between near ties rounding decides, and a model asked about what it does not know has many: of 265 places in answers to
+general questions the embedded model's Q8_0 file chose another token at 8, at a mean divergence of 0.0005 nats.
+"""
 
 MAX_NEW_TOKENS = 32
 
@@ -89,6 +96,7 @@ def verify_gguf(
         passed=False,
         max_abs_logit_difference=compared.differences.max_abs,
         top1_agreement=compared.num_agreeing / max(1, compared.num_answer_tokens),
+        clear_agreement=1 - compared.num_clear / max(1, compared.num_answer_tokens),
         greedy_match=num_equal / max(1, num_greedy),
         tokenizer_match=not token_problems,
         template_match=same_template,
@@ -112,7 +120,9 @@ class _Compared:
     differences: Differences
     num_answer_tokens: int = 0
     num_agreeing: int = 0
-    """Positions with the same most likely token."""
+    """Places with the same most likely token."""
+    num_clear: int = 0
+    """Places where the file prefers a token that base + adapter holds to be clearly less likely."""
     to_wrong: int = 0
     to_right: int = 0
 
@@ -133,6 +143,9 @@ def _compare(runtime: LlamaCpp, reference: Reference) -> _Compared:
         expected_T, actual_T = expected_TV[first - 1 : -1].argmax(dim=-1), actual_TV[first - 1 : -1].argmax(dim=-1)
         compared.num_answer_tokens += len(answer_T)
         compared.num_agreeing += int((expected_T == actual_T).sum())
+        log_probabilities_TV = expected_TV[first - 1 : -1].log_softmax(dim=-1)
+        lost_T = log_probabilities_TV.amax(dim=-1) - log_probabilities_TV.gather(1, actual_T[:, None])[:, 0]
+        compared.num_clear += int((lost_T > TIE_NATS).sum())
         compared.to_wrong += int(((expected_T == answer_T) & (actual_T != answer_T)).sum())
         compared.to_right += int(((expected_T != answer_T) & (actual_T == answer_T)).sum())
     return compared
@@ -168,6 +181,12 @@ def _token_problems(runtime: LlamaCpp, trained: Trained, reference: Reference) -
                 place = next((at for at, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
                 yield f"llama.cpp encodes {text[:40]!r} differently from token {place} on"
                 break
+    for name, told, wanted in (
+        ("EOS", runtime.facts.eos, tokenizer.eos_token_id),
+        ("BOS", runtime.facts.bos, tokenizer.bos_token_id),
+    ):
+        if wanted is not None and told != wanted:
+            yield f"the file's {name} token is {told}, the trained tokenizer's is {wanted}"
     deaf = sorted(set(trained.end_ids) - set(runtime.facts.ends))
     if deaf:
         yield f"llama.cpp does not stop at {', '.join(repr(tokenizer.decode([token])) for token in deaf)}"
@@ -180,10 +199,10 @@ def _token_problems(runtime: LlamaCpp, trained: Trained, reference: Reference) -
 
 
 def _failures(found: Verification, gate: Gate, num_answer_tokens: int) -> Iterator[str]:
-    if not agrees(found.top1_agreement, num_answer_tokens, gate.top1_agreement):
+    if not agrees(found.clear_agreement or 0, num_answer_tokens, gate.clear_agreement):
         yield (
-            f"the most likely token agrees at {found.top1_agreement:.2%} of {num_answer_tokens} places in answers, not "
-            f"{gate.top1_agreement:.1%}"
+            f"it clearly prefers another token at {1 - (found.clear_agreement or 0):.2%} of {num_answer_tokens} places "
+            f"in answers, more than {1 - gate.clear_agreement:.1%}"
         )
     if not found.kl_mean <= gate.kl_mean:
         yield f"the mean KL divergence is {found.kl_mean:.2g} nats, more than {gate.kl_mean:g}"

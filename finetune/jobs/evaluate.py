@@ -18,7 +18,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     """
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
-    result = measure(config, rows, steps.load_tuned(config, folder), folder)
+    result = measure(config, rows, steps.load_tuned(config, folder.adapter), folder)
     report.report_part(folder)
     return result
 

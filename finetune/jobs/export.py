@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import ExportFormat, QuantizationMethod, RunConfig
-from finetune.errors import ExportError
+from finetune.data.check import Ledger
+from finetune.errors import ConfigError, ExportError
 from finetune.jobs import report, steps
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
-from finetune.run import RunFolder, existing_folder, read_json, write_json
+from finetune.model.hub import resolve_base
+from finetune.records import Splits
+from finetune.run import RunFolder, existing_folder, is_run, make_private, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -19,19 +22,49 @@ logger = logging.getLogger(__name__)
 def export(config: RunConfig) -> Path:
     """Export the adapter of a finished training again, with the present export options; returns the export folder.
 
+    With `adapter.path` and no run in the folder, that adapter is exported, whoever trained it.
+
     Raises:
         RunExists: there is no finished training of this configuration in the run folder.
         ExportError: the written model is not the one that was trained.
     """
+    if config.adapter.path is not None and not is_run(config):
+        return export_adapter(config, Path(config.adapter.path))
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
     if config.export.formats:
-        tokenizer, base_dir = steps.load_tokenizer(config)
-        check_base(config, base_dir, tokenizer)
-        write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, folder), folder)
+        _load_and_write(config, rows, folder.adapter, folder)
     report.report_part(folder)
     check_verified(config, folder)
     return folder.export
+
+
+def export_adapter(config: RunConfig, adapter_dir: Path) -> Path:
+    """Check and export a PEFT folder that was trained elsewhere; the comparison uses `data` if they are given."""
+    from finetune.evaluation.neutral_rows import neutral_rows
+    from finetune.export.merge import check_values, plan_merge
+
+    steps.check_model(config)
+    folder = RunFolder(Path(config.output_dir).absolute())
+    if config.data.path or config.data.sources:
+        rows = steps.check_data(config)
+    else:
+        rows = steps.Rows(Splits(train=[], validation=[], test=neutral_rows()), Ledger())
+    if config.export.imatrix and not rows.splits.train:
+        raise ConfigError("export.imatrix: needs the training rows; give data.path=…, or leave it out")
+    check_values(plan_merge(resolve_base(config.model, offline=config.offline), adapter_dir))
+    folder.export.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
+    steps.keep_golden(rows, steps.load_tokenizer(config)[0], folder)
+    _load_and_write(config, rows, adapter_dir, folder)
+    check_verified(config, folder)
+    return folder.export
+
+
+def _load_and_write(config: RunConfig, rows: steps.Rows, adapter_dir: Path, folder: RunFolder) -> None:
+    tokenizer, base_dir = steps.load_tokenizer(config)
+    check_base(config, base_dir, tokenizer)
+    write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir), folder)
 
 
 def export_part(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> None:
@@ -79,7 +112,7 @@ def write_and_verify(
         config.quantization,
         prompts,
         base_dir=tuned.base_dir,
-        adapter_dir=folder.adapter,
+        adapter_dir=tuned.adapter_dir,
         device=str(tuned.hardware.device),
         storage_dir=folder.path,
     )
@@ -92,7 +125,7 @@ def write_and_verify(
             tuned=tuned,
             folder=folder,
             plan=plan_merge(
-                tuned.base_dir, folder.adapter, round_trip=RoundTrip(function=round_trip) if round_trip else None
+                tuned.base_dir, tuned.adapter_dir, round_trip=RoundTrip(function=round_trip) if round_trip else None
             ),
             reference=reference,
             end_ids=end_of_turn_ids(tuned.model, tuned.tokenizer, prompts.examples),

@@ -74,6 +74,7 @@ class Tuned:
     model: Any
     tokenizer: Any
     base_dir: Path
+    adapter_dir: Path
     hardware: Hardware
     result: TrainResult | None = None
 
@@ -95,14 +96,19 @@ def check_cheaply(config: RunConfig) -> Rows:
     Raises:
         ConfigError, ModelError, DataError: the user's mistakes, each in one line.
     """
+    check_model(config)
+    check_tracker(config.tracking)
+    return check_data(config)
+
+
+def check_model(config: RunConfig) -> None:
+    """Check device, licence, adapter folder and export formats."""
     check_gpu(config.model)
     check_license(config.model, config.use)
     check_quantizable(config.quantization, config.model.shape, config.model.name)
     if config.adapter.path is not None:
         check_adapter_folder(Path(config.adapter.path))
-    check_tracker(config.tracking)
     check_formats(config)
-    return check_data(config)
 
 
 def check_tracker(tracking: TrackingConfig) -> None:
@@ -151,15 +157,15 @@ def load_frozen(config: RunConfig, tokenizer: Any, base_dir: Path) -> tuple[Any,
     return loaded.model, hardware
 
 
-def load_tuned(config: RunConfig, folder: RunFolder) -> Tuned:
-    """Load base and trained adapter of a finished training."""
+def load_tuned(config: RunConfig, adapter_dir: Path) -> Tuned:
+    """Load the base and a trained adapter on it."""
     from finetune.model.adapter import load_adapter
 
     tokenizer, base_dir = load_tokenizer(config)
     base, hardware = load_frozen(config, tokenizer, base_dir)
-    model = load_adapter(base, folder.adapter, trainable=False)
+    model = load_adapter(base, adapter_dir, trainable=False)
     model.eval()
-    return Tuned(model, tokenizer, base_dir, hardware)
+    return Tuned(model, tokenizer, base_dir, adapter_dir, hardware)
 
 
 def tokenize(config: RunConfig, rows: Rows, tokenizer: Any) -> Tokenized:

@@ -33,7 +33,7 @@ def train_part(config: RunConfig, rows: steps.Rows, folder: RunFolder, state: Ru
     """Train, or load what was trained before; None on all processes but the main one."""
     if state is RunState.trained:
         logger.info("train: already done; loading the adapter of %s", folder.path)
-        return steps.load_tuned(config, folder) if is_main_process() else None
+        return steps.load_tuned(config, folder.adapter) if is_main_process() else None
     tokenizer, base_dir = on_main_process(lambda: steps.load_tokenizer(config))
     check_base(config, base_dir, tokenizer)
     examples = steps.tokenize(config, rows, tokenizer)
@@ -94,5 +94,5 @@ def _train_new(
             config.training.learning_rate,
         )
     if steps.base_is_changed(config):
-        return steps.load_tuned(config, folder)
-    return steps.Tuned(model, tokenizer, base_dir, hardware, result)
+        return steps.load_tuned(config, folder.adapter)
+    return steps.Tuned(model, tokenizer, base_dir, folder.adapter, hardware, result)
