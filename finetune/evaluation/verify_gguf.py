@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from finetune.errors import ExportError
-from finetune.evaluation.tokenizer_match import HARD_TEXTS, renders_alike
+from finetune.evaluation.tokenizer_match import renders_alike
 from finetune.evaluation.verify import Differences, Reference, agrees
 from finetune.model.llama_cpp import LlamaCpp
 from finetune.records import Verification
@@ -62,10 +62,12 @@ class Trained:
     tokenizer: Any
     end_ids: Sequence[int]
     """Tokens that end an answer; llama.cpp must stop at each."""
+    hard_texts: Sequence[str]
+    """Texts without special meaning that llama.cpp must encode as the tokenizer does."""
     golden: Sequence[Mapping[str, Any]]
     """Conversations rendered and tokenised at the training."""
     golden_problems: Callable[..., list[str]]
-    """Compares them with a runtime's `encode`, `bos` and `is_end`."""
+    """Compares them with a runtime's `encode_text`, `bos`, `is_end` and `render`."""
 
 
 def verify_gguf(
@@ -172,29 +174,34 @@ def _compare_greedy(runtime: LlamaCpp, reference: Reference) -> tuple[int, int, 
 
 
 def _token_problems(runtime: LlamaCpp, trained: Trained, reference: Reference) -> Iterator[str]:
-    tokenizer = trained.tokenizer
-    texts = [*HARD_TEXTS, *(tokenizer.decode(prompt, skip_special_tokens=False) for prompt in reference.prompts)]
-    for special in (True, False):
-        for text, ids in zip(texts, runtime.tokenize(texts, add_special=special), strict=True):
-            expected = tokenizer(text, add_special_tokens=special)["input_ids"]
-            if ids != expected:
-                place = next((at for at, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
-                yield f"llama.cpp encodes {text[:40]!r} differently from token {place} on"
-                break
+    tokenizer, facts = trained.tokenizer, runtime.facts
+    texts = [
+        *trained.hard_texts,
+        *(tokenizer.decode(prompt, skip_special_tokens=False) for prompt in reference.prompts),
+    ]
+    for text, ids in zip(texts, runtime.tokenize(texts, add_special=False), strict=True):
+        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids != expected:
+            place = next((at for at, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), 0)
+            yield f"llama.cpp encodes {text[:40]!r} differently from token {place} on"
+            break
     for name, told, wanted in (
-        ("EOS", runtime.facts.eos, tokenizer.eos_token_id),
-        ("BOS", runtime.facts.bos, tokenizer.bos_token_id),
+        ("EOS", facts.eos, tokenizer.eos_token_id),
+        ("BOS", facts.bos, tokenizer.bos_token_id),
     ):
         if wanted is not None and told != wanted:
             yield f"the file's {name} token is {told}, the trained tokenizer's is {wanted}"
-    deaf = sorted(set(trained.end_ids) - set(runtime.facts.ends))
+    deaf = sorted(set(trained.end_ids) - set(facts.ends))
     if deaf:
         yield f"llama.cpp does not stop at {', '.join(repr(tokenizer.decode([token])) for token in deaf)}"
     yield from trained.golden_problems(
         trained.golden,
-        lambda text: runtime.tokenize([text], add_special=False)[0],
-        bos=runtime.facts.bos if runtime.facts.add_bos else None,
-        is_end=lambda token: token in runtime.facts.ends,
+        lambda text: runtime.tokenize([text], add_special=True)[0],
+        bos=facts.bos if facts.add_bos else None,
+        is_end=lambda token: token in facts.ends,
+        render=lambda messages, tools: tokenizer.apply_chat_template(
+            messages, tools=tools, chat_template=facts.chat_template, tokenize=False, add_generation_prompt=True
+        ),
     )
 
 

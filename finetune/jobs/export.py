@@ -148,6 +148,7 @@ def write_and_verify(
                 100 * found.greedy_match,
                 found.kl_mean,
             )
+        exporter.write_modelfile()
         exporter.ask_in_runtime()
 
 

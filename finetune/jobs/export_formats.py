@@ -12,13 +12,18 @@ from finetune.export.placing import ExportFiles, move
 from finetune.jobs import steps
 from finetune.jobs.export_checks import lay_out_file
 from finetune.records import Verification
-from finetune.run import RunFolder, read_json, write_json
+from finetune.run import RunFolder, read_json, write_json, write_text
 
 if TYPE_CHECKING:  # both bring torch, which takes seconds
     from finetune.evaluation.verify import Reference
+    from finetune.evaluation.verify_gguf import Trained
+    from finetune.export.gguf.build import FileLayout
     from finetune.export.merge import MergePlan
 
 logger = logging.getLogger(__name__)
+
+MERGED_GGUF = [format for format in ExportFormat if format.is_gguf and format is not ExportFormat.gguf_lora]
+"""Files that hold a whole model."""
 
 
 @dataclass(kw_only=True)
@@ -94,7 +99,7 @@ class Exporter:
             files.path,
             format.value,
             self.reference,
-            self._trained,
+            self._trained(layout),
             problems=damaged_tensors(files.path, plan, layout.tensors, layout.types),
             quantization_shift_kl_mean=self.shift,
         )
@@ -125,7 +130,7 @@ class Exporter:
         base_path = path.with_name(".base.gguf")
         try:
             write_gguf(base, base_path, tensors=layout.tensors, types=layout.types, metadata=layout.metadata)
-            found = verify_gguf(base_path, plain.value, self.reference, self._trained, lora=path)
+            found = verify_gguf(base_path, plain.value, self.reference, self._trained(layout), lora=path)
         finally:
             base_path.unlink(missing_ok=True)
         return files, found
@@ -136,7 +141,7 @@ class Exporter:
         from finetune.evaluation.summary import summary_to_json
 
         config, folder = self.config, self.folder
-        merged = [format for format in config.export.formats if format.is_gguf and format is not ExportFormat.gguf_lora]
+        merged = [format for format in config.export.formats if format in MERGED_GGUF]
         files = {format.name: self.path_of(format) for format in merged if self.path_of(format).is_file()}
         if not files or not config.export.task_items or not folder.items.is_file():
             return
@@ -156,21 +161,37 @@ class Exporter:
             found = main[name]
             logger.info("%s in llama.cpp: %s %.3f (n=%d)", name, result.main_metric, found.value, found.n)
 
-    def _layout(self, format: ExportFormat) -> Any:
+    def write_modelfile(self) -> None:
+        """Write Ollama's Modelfile for the first verified GGUF file."""
+        from finetune.export.ollama import modelfile
+
+        formats = [format for format in self.config.export.formats if format in MERGED_GGUF]
+        written = [format for format in formats if self.path_of(format).is_file()]
+        if written:
+            tokenizer = self.tuned.tokenizer
+            context = min(self.config.model.context_length, self._layout(written[0]).context)
+            ends = [tokenizer.convert_ids_to_tokens(token) for token in self.end_ids]
+            text = modelfile(f"gguf/{self.path_of(written[0]).name}", tokenizer, context, ends)
+            write_text(self.folder.export / "Modelfile", text)
+
+    def _layout(self, format: ExportFormat) -> "FileLayout":
         from finetune.export.companions import exported_config
 
         model_config = exported_config(self.plan, read_json(self.plan.base_dir / "config.json"))
         shapes = {tensor.name: tensor.shape for tensor in self.plan.tensors}
         return lay_out_file(self.config, format, model_config, shapes, self.tuned.tokenizer, self.plan.base_dir)
 
-    @cached_property
-    def _trained(self) -> Any:
+    def _trained(self, layout: "FileLayout") -> "Trained":
         from finetune.evaluation.verify_gguf import Trained
         from finetune.export.gguf.golden import check_golden
 
         golden = read_json(self.folder.golden) if self.folder.golden.is_file() else []
         return Trained(
-            tokenizer=self.tuned.tokenizer, end_ids=self.end_ids, golden=golden, golden_problems=check_golden
+            tokenizer=self.tuned.tokenizer,
+            end_ids=self.end_ids,
+            hard_texts=layout.hard_texts,
+            golden=golden,
+            golden_problems=check_golden,
         )
 
     @cached_property

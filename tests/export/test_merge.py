@@ -82,6 +82,15 @@ def widened(folder: Path) -> Path:
     return folder
 
 
+def stored_as_head(folder: Path) -> Path:
+    """Store a tied pair under the output head's name, as some checkpoints do."""
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    stored["lm_head.weight"] = stored.pop("model.embed_tokens.weight")
+    save_file(stored, path, metadata={"format": "pt"})
+    return folder
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merge_equals_peft(
     variant: str,
@@ -131,6 +140,42 @@ def test_tied_embeddings_are_untied_where_one_side_is_trained(
     logits = exported_logits(plan, tmp_path / "out")
     torch.testing.assert_close(logits, peft_logits(base, adapter, sequences()), rtol=1e-4, atol=1e-5)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("case", TIED)
+def test_a_tied_pair_that_is_stored_as_its_head_is_untied_alike(
+    case: str,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    make_adapter: Callable[..., Path],
+    peft_logits: Callable[..., torch.Tensor],
+) -> None:
+    base = stored_as_head(widened(Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))))
+    adapter = make_adapter(base, **TIED[case])
+    plan = plan_merge(base, adapter)
+    assert plan.untied
+    logits = exported_logits(plan, tmp_path / "out")
+    torch.testing.assert_close(logits, peft_logits(base, adapter, sequences()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_tied_pair_that_is_stored_as_its_head_stays_so_where_neither_side_is_trained(
+    tmp_path: Path, tiny_model_dir: Path, plain_adapter_dir: Path
+) -> None:
+    base = stored_as_head(Path(shutil.copytree(tiny_model_dir, tmp_path / "base")))
+    plan = plan_merge(base, plain_adapter_dir)
+    assert not plan.untied
+    assert {tensor.name for tensor in plan.tensors} == set(load_file(base / "model.safetensors"))
+
+
+def test_a_changed_head_whose_embedding_has_no_known_name_is_refused(
+    tmp_path: Path, tiny_model_dir: Path, make_adapter: Callable[..., Path]
+) -> None:
+    adapter = make_adapter(tiny_model_dir, target_modules=["lm_head"])
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    head = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+    save_file({"lm_head.weight": head}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="stores for its embedding too"):
+        plan_merge(base, adapter)
 
 
 def test_tied_embeddings_stay_tied_where_neither_side_is_trained(tiny_model_dir: Path, plain_adapter_dir: Path) -> None:

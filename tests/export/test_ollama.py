@@ -198,6 +198,7 @@ def test_the_embedded_models_modelfile() -> None:
     [
         (None, "the model has no chat template"),
         (LAST_DIFFERS, "depends on more than the roles"),
+        ("{% if messages | length == 1 %}Hello{% endif %}" + CHATML, "depends on more than the roles"),
         ("{{ strftime_now('%d') }}" + CHATML, "writes the date"),
         ("{{ raise_exception('never') }}", "refuses a chat of five turns"),
         ('{{ \'"""\' }}' + CHATML, "three quotation marks"),

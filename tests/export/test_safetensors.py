@@ -244,7 +244,7 @@ def test_a_disk_that_becomes_full_leaves_nothing(
     def full(*arguments: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(writer, "_put", full)
+    monkeypatch.setattr(stream.HashedFile, "write", full)
     with pytest.raises(ResourceError, match="the disk became full"):
         write_safetensors(plan, tmp_path / "out", tokenizer=None, card="")
     assert list(tmp_path.iterdir()) == []

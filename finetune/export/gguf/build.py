@@ -16,7 +16,7 @@ from finetune.export.gguf.quantize import check_types
 from finetune.export.gguf.tensors import GgufTensor
 from finetune.export.gguf.vocabulary import read_vocabulary
 from finetune.export.gguf.write import num_bytes
-from finetune.export.names import is_embedding
+from finetune.export.names import is_embedding, is_head
 
 QUANTIZATION_VERSION = 2
 """Of ggml's block types; changes when their layout does."""
@@ -34,6 +34,16 @@ class FileLayout:
     metadata: Mapping[str, Any]
     differences: tuple[str, ...]
     """What llama.cpp does otherwise than transformers, one sentence each."""
+    hard_texts: tuple[str, ...]
+    """Texts that llama.cpp must encode as the tokenizer does."""
+
+    @property
+    def context(self) -> int:
+        """Longest context in tokens at which texts of every length come out as in transformers."""
+        architecture = self.metadata["general.architecture"]
+        if "rope_factors_long.weight" in self.types:  # llama.cpp chooses among two sets of factors by the context
+            return self.metadata[f"{architecture}.rope.scaling.original_context_length"]
+        return self.metadata[f"{architecture}.context_length"]
 
     @property
     def num_bytes(self) -> int:
@@ -86,6 +96,7 @@ def lay_out(
             "general.file_type": FILE_TYPES[format],
         },
         differences=(*differences(config), *vocabulary.differences),
+        hard_texts=tuple(vocabulary.hard_text()),
     )
 
 
@@ -119,7 +130,9 @@ def _general(facts: ModelFacts, architecture: str) -> dict[str, Any]:
 
 
 def _vocabulary_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    rows = [shape[0] for name, shape in shapes.items() if is_embedding(name) and len(shape) == 2]
+    matrices = {name: shape[0] for name, shape in shapes.items() if len(shape) == 2}
+    rows = [matrices[name] for name in matrices if is_embedding(name)]
+    rows = rows or [matrices[name] for name in matrices if is_head(name)]  # a tied pair under the head's name
     if len(rows) != 1:
         raise ExportError(f"the checkpoint has {len(rows)} token embeddings; one is expected")
     return rows[0]

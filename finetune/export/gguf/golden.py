@@ -86,11 +86,9 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _end_id(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: Any) -> int | None:
-    """The special token among the last that were learned, white space left aside."""
-    learned = [token for token, loss in zip(ids, loss_mask, strict=True) if loss]
-    while learned and not tokenizer.decode(learned[-1:]).strip():
-        learned.pop()
-    return learned[-1] if learned and learned[-1] in tokenizer.added_tokens_decoder else None
+    """The last token that was learned, if it is a special one; white space behind it is never learned."""
+    last = next((token for token, loss in zip(reversed(ids), reversed(loss_mask), strict=True) if loss), None)
+    return last if last in tokenizer.added_tokens_decoder else None
 
 
 def _compare(part: Mapping[str, Any], name: str, bos_text: str, encode_text: Encode, bos: int | None) -> str | None:

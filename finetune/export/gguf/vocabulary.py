@@ -32,6 +32,8 @@ _ID_KEYS = {
 """Names of the special tokens; GGUF itself spells the separator so."""
 
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]", re.DOTALL)
+_PHI3_TOKENS = frozenset(("</s>", "<unk>", "<s>", "<|endoftext|>"))
+"""llama.cpp lets special tokens swallow white space only where the name has phi-3 in it, and then needs these."""
 _GENERATION = re.compile(r"(\{%[-+]?)\s*(end)?generation\s*([-+]?%\})")
 
 
@@ -63,7 +65,7 @@ class Vocabulary:
     differs_on: str = ""
     """Regular expression of how texts begin that llama.cpp cannot encode as the tokenizer does; "": none."""
     strips_after: bool = False
-    """Whether special tokens swallow the white space behind them; llama.cpp does so by the model's name alone
+    """Whether special tokens swallow the white space behind them, as Phi-3's do; llama.cpp goes by the model's name
     (`fitting_name`)."""
     differences: tuple[str, ...] = ()
     """Texts that llama.cpp cannot encode as the tokenizer does, one sentence each."""
@@ -109,8 +111,7 @@ class Vocabulary:
     def fitting_name(self, name: str) -> str:
         """Return a model name that llama.cpp reads rightly: one with phi-3 in it makes special tokens swallow spaces,
         and needs tokens that other vocabularies lack."""
-        fits = {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(self.tokens)
-        if self.strips_after and fits:
+        if self.strips_after:
             return name if re.search("phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"
         return re.sub("(phi)-?(3)", r"\1_\2", name, flags=re.IGNORECASE)
 
@@ -153,6 +154,10 @@ def read_vocabulary(tokenizer_dir: Path, tokenizer: Any, vocab_size: int) -> Voc
         add_eos = False
         differences.append("plain text gets no EOS token at its end, where a chat's answer has to follow")
     added: Mapping[int, Any] = tokenizer.added_tokens_decoder
+    strips_after = any(token.rstrip and token.special for token in added.values())
+    if strips_after and not _PHI3_TOKENS.issubset(token.content for token in added.values()):
+        strips_after = False
+        differences.append("white space behind special tokens is kept")
     normalized_away = [token.content for token in added.values() if token.lstrip or token.single_word]
     if normalized_away:
         differences.append(
@@ -178,7 +183,7 @@ def read_vocabulary(tokenizer_dir: Path, tokenizer: Any, vocab_size: int) -> Voc
         alphabet=pieces.alphabet,
         lead=pieces.lead,
         differs_on=pieces.differs_on,
-        strips_after=any(token.rstrip and token.special for token in added.values()),
+        strips_after=strips_after,
         differences=tuple(differences),
     )
     _check_unique(vocabulary.tokens, tokenizer_dir)

@@ -16,6 +16,7 @@ from finetune.evaluation.neutral_rows import neutral_rows
 from finetune.evaluation.verify import Reference, reference_outputs
 from finetune.evaluation.verify_gguf import GATES, Trained, verify_gguf
 from finetune.export.gguf.golden import check_golden, golden_items
+from finetune.export.gguf.hard_text import HARD_TEXT
 from finetune.export.gguf.lora import write_lora
 from finetune.export.gguf.readback import damaged_tensors
 from finetune.export.gguf.write import write_gguf
@@ -49,7 +50,13 @@ def trained(plan: MergePlan) -> Trained:
     tokenizer = AutoTokenizer.from_pretrained(plan.base_dir)
     golden = golden_items(neutral_rows(), tokenizer, 4)
     assert len(golden) == 4
-    return Trained(tokenizer=tokenizer, end_ids=[tokenizer.eos_token_id], golden=golden, golden_problems=check_golden)
+    return Trained(
+        tokenizer=tokenizer,
+        end_ids=[tokenizer.eos_token_id],
+        hard_texts=HARD_TEXT,
+        golden=golden,
+        golden_problems=check_golden,
+    )
 
 
 def verified(

@@ -1,6 +1,7 @@
 """Vocabularies as GGUF, encoded by llama.cpp itself and compared with the live tokenizer."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 
 
-def write_vocabulary(path: Path, vocabulary: Vocabulary) -> Path:
+def write_vocabulary(path: Path, vocabulary: Vocabulary, name: str = "test") -> Path:
     """A GGUF file without tensors: enough for llama.cpp to load the vocabulary alone."""
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
     for key in ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"):
         writer.add_uint32(f"llama.{key}", 64)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
@@ -47,11 +49,13 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> Path:
     return path
 
 
-def differing(tokenizer: Any, vocabulary: Vocabulary, path: Path, texts: list[str] | None = None) -> list[str]:
+def differing(
+    tokenizer: Any, vocabulary: Vocabulary, path: Path, texts: list[str] | None = None, name: str = "test"
+) -> list[str]:
     """The texts whose ids differ between the runtimes, with or without the special tokens that are added."""
     pytest.importorskip("xllamacpp")
     texts = vocabulary.hard_text() if texts is None else texts
-    answers = llama_vocab.ask(write_vocabulary(path / "vocabulary.gguf", vocabulary), texts)
+    answers = llama_vocab.ask(write_vocabulary(path / "vocabulary.gguf", vocabulary, name), texts)
     plain = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     before = [tokenizer.bos_token_id] if vocabulary.add_bos else []
     assert answers.num_tokens == len(vocabulary.tokens)
@@ -364,9 +368,38 @@ def test_names_that_llama_cpp_reads_something_into(tmp_path: Path) -> None:
     tokenizer = made.make()
     vocabulary = read(tmp_path, tokenizer, 1603)
     assert vocabulary.fitting_name("My Phi-3 tune") == "My Phi_3 tune"
-    phi = made.make(special=["</s>", "<unk>", "<s>", "<|endoftext|>", "<|im_end|>"], added=[
-        {"content": "<|user|>", "special": True, "rstrip": True},
-    ])  # fmt: skip
+
+
+def test_white_space_behind_special_tokens_goes_by_the_models_name(tmp_path: Path) -> None:
+    """Phi-3: <|end|> and its like swallow what follows them, in llama.cpp only if the name says Phi-3."""
+    swallowing = [{"content": text, "special": True, "rstrip": True} for text in ("</s>", "<|user|>", "<|end|>")]
+    phi = made.make(special=["<unk>", "<s>", "<|endoftext|>"], added=swallowing)
     vocabulary = read(tmp_path, phi, num_rows(phi))
     assert vocabulary.fitting_name("contracts") == "contracts (Phi-3)"
     assert vocabulary.fitting_name("phi-3 contracts") == "phi-3 contracts"
+    texts = ["<|user|>\nWhat?<|end|>\n<|user|> \n a<|endoftext|>\nb"]
+    assert differing(phi, vocabulary, tmp_path, texts, name="contracts") == texts
+    assert differing(phi, vocabulary, tmp_path, texts, name=vocabulary.fitting_name("contracts")) == []
+    other = made.make(added=swallowing[1:])
+    vocabulary = read(tmp_path, other, num_rows(other))
+    assert vocabulary.differences == ("white space behind special tokens is kept",)
+    assert vocabulary.fitting_name("contracts") == "contracts"
+
+
+def test_scores_of_another_order_are_not_taken(shared_dir: Path) -> None:
+    folder = shared_dir / "models" / "stories260k"
+    tokenizer = load(folder)
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    description["model"]["merges"].reverse()
+    reversed_ = type(tokenizer)(
+        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(json.dumps(description)),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    vocabulary = read(folder, reversed_, 512)
+    scores = dict(zip(vocabulary.tokens, vocabulary.scores, strict=True))
+    made_pieces = ["".join(merge) for merge in description["model"]["merges"]]
+    assert scores[made_pieces[0]] == 0.0
+    assert scores[made_pieces[-1]] == 1 - len(made_pieces)
+    assert scores["</s>"] == -1000.0
