@@ -1,4 +1,5 @@
-"""Decides a source's format from its first rows, and checks the columns that the configuration names. For origins.py"""
+"""Decides a source's format from its first rows, and checks the columns that the configuration names. For origins.py
+and preferences.py."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,16 +40,10 @@ def choose_format(rows: Sequence[RawRow], columns: list[str], data: DataConfig, 
         return DataFormat.prompt_completion
     if data.text_column is not None:
         return DataFormat.text
-    votes: Counter[DataFormat] = Counter()
-    first: dict[DataFormat, RawRow] = {}
-    for row in rows[:_ROWS_TO_DETECT]:
-        format = detect_format(row.values)
-        if format is not None:
-            votes[format] += 1
-            first.setdefault(format, row)
-    if votes:
-        format = votes.most_common(1)[0][0]
-        refuse_preferences(format, first[format].values, first[format].source)
+    found = vote_format(rows)
+    if found is not None:
+        format, first = found
+        refuse_preferences(format, first.values, first.source)
         return format
     hidden = (DataFormat.auto, DataFormat.preference, DataFormat.kto)
     known = "|".join(format.name for format in DataFormat if format not in hidden)
@@ -57,6 +52,21 @@ def choose_format(rows: Sequence[RawRow], columns: list[str], data: DataConfig, 
         f"{path}: cannot tell the format from the columns {', '.join(columns) or '(none)'}. Map them, such as "
         f"data.prompt='{{{prompt}}}' data.completion='{{{completion}}}', or name the format: data.format={known}"
     )
+
+
+def vote_format(rows: Sequence[RawRow]) -> tuple[DataFormat, RawRow] | None:
+    """The format that most of the first 100 rows have, and the first row that has it; None where no row has any."""
+    votes: Counter[DataFormat] = Counter()
+    first: dict[DataFormat, RawRow] = {}
+    for row in rows[:_ROWS_TO_DETECT]:
+        format = detect_format(row.values)
+        if format is not None:
+            votes[format] += 1
+            first.setdefault(format, row)
+    if not votes:
+        return None
+    format = votes.most_common(1)[0][0]
+    return format, first[format]
 
 
 def _example_columns(columns: list[str]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, overload
 from finetune.data.align import has_gaps, realign
 from finetune.data.rendering.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
 from finetune.data.rendering.spans import Span, mask_of, text_ends
+from finetune.data.turn_text import calls_text
 from finetune.data.words import word_encoder
 from finetune.errors import ModelError
 from finetune.records import Conversation, Example, Message
@@ -196,7 +197,7 @@ def to_example(encoded: Encoded, num_tokens: int) -> Example:
 
 
 def _supervised_bytes(encoded: Encoded, num_tokens: int) -> int:
-    """UTF-8 bytes of the text whose tokens carry loss: the assistant's contents and calls, or the plain text."""
+    """UTF-8 bytes of the text that carries loss: the assistant's thoughts, contents and calls, or the plain text."""
     if num_tokens == 0:
         return 0
     if encoded.chat is None:
@@ -204,13 +205,15 @@ def _supervised_bytes(encoded: Encoded, num_tokens: int) -> int:
         return len(encoded.text[ends[0] : ends[num_tokens - 1]].encode())
     cut = encoded.offsets[num_tokens - 1][1] if num_tokens < len(encoded.input_ids) else len(encoded.text)
     total = 0
-    for message, place in zip(encoded.conversation.messages, encoded.chat.contents, strict=True):
-        if message.role != "assistant" or not _in_spans(place, encoded.chat.answers, message, encoded):
+    chat = encoded.chat
+    for message, *places in zip(encoded.conversation.messages, chat.contents, chat.thoughts, strict=True):
+        if message.role != "assistant" or not _in_spans(places[0], chat.answers, message, encoded):
             continue
-        if place is not None:
-            total += len(encoded.text[place[0] : max(place[0], min(place[1], cut))].encode())
-        if message.tool_calls and num_tokens == len(encoded.input_ids):
-            total += len(message.tool_calls.encode())
+        for place in places:
+            if place is not None:
+                total += len(encoded.text[place[0] : max(place[0], min(place[1], cut))].encode())
+        if num_tokens == len(encoded.input_ids):
+            total += len(calls_text(message).encode())
     return total
 
 

@@ -9,7 +9,7 @@ from finetune.data.convert.chats import read_messages, read_sharegpt
 from finetune.data.convert.choices import read_choices
 from finetune.data.convert.detect import detect_format
 from finetune.data.convert.preference_rows import refuse_preferences
-from finetune.data.convert.row_content import Content, check_encoding, checked_chat, printable
+from finetune.data.convert.row_content import Content, check_encoding, checked_chat, printable, texts_of
 from finetune.data.convert.single_turn import read_alpaca, read_prompt_completion, read_question_answer, read_text
 from finetune.data.convert.squad import read_squad
 from finetune.data.readers.raw import RawRow, rejected
@@ -75,7 +75,7 @@ def rejection_of(row: RawRow, problem: RowProblem | RecursionError) -> Rejection
 
 
 def _check_encoding(conversation: Conversation) -> None:
-    messages = (text for message in conversation.messages for text in (message.content, message.tool_calls))
+    messages = (text for message in conversation.messages for text in texts_of(message))
     names = (conversation.item_id, conversation.source, conversation.group)
     check_encoding(conversation.text, conversation.tools, *conversation.options, *messages, *names)
 

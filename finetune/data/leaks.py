@@ -4,12 +4,16 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.config import DataConfig
 from finetune.data.check import Ledger
+from finetune.data.convert.choices import option_lines
 from finetune.errors import DataError
-from finetune.records import Conversation, Splits
+from finetune.records import Conversation, Message, Splits
+
+if TYPE_CHECKING:
+    from finetune.data.likeness.contamination import Item
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,13 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
     """
     if not data.contamination_words:
         return
-    from finetune.data.likeness.contamination import benchmark_items
+    from finetune.data.likeness.contamination import Item, benchmark_items
 
-    sets: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
+    sets: dict[str, Callable[[], Iterable[Item]]] = {}
     if len(splits.test):
-        sets["test"] = lambda: ((row.item_id, item_text(row)) for row in splits.test)
+        sets["test"] = lambda: (
+            Item(row.item_id, item_text(row), option_lines(list(row.options))) for row in splits.test
+        )
     for path in data.contamination_paths:
         sets[path] = lambda path=path: benchmark_items(path)
     for name, items in sets.items():
@@ -50,12 +56,10 @@ def check_contamination(splits: Splits, data: DataConfig, ledger: Ledger) -> Non
             )
 
 
-def _measure(
-    items: Callable[[], Iterable[tuple[str, str]]], training: Sequence[Conversation], words: int
-) -> dict[str, Any]:
+def _measure(items: "Callable[[], Iterable[Item]]", training: Sequence[Conversation], words: int) -> dict[str, Any]:
     from finetune.data.likeness.contamination import find_contamination
 
-    lengths = [len(text) for _, text in items()]
+    lengths = [len(item.text) for item in items()]
     step = -(-sum(lengths) // _MOST_CHARACTERS) or 1
     num_items = len(lengths[::step])
     overlaps = find_contamination(itertools.islice(items(), 0, None, step), _TrainingTexts(training), words=words)
@@ -93,4 +97,9 @@ def item_text(conversation: Conversation) -> str:
     """Write all that a row says, without roles."""
     if conversation.text is not None:
         return conversation.text
-    return "\n".join(turn.content for turn in conversation.messages if turn.role != "system")
+    said = (text for turn in conversation.messages if turn.role != "system" for text in _said(turn))
+    return "\n".join(said)
+
+
+def _said(turn: Message) -> tuple[str, ...]:
+    return (turn.reasoning_content, turn.content) if turn.reasoning_content else (turn.content,)

@@ -17,6 +17,8 @@ def _sources(ledger: Mapping[str, Any]) -> Iterator[str]:
         name = Path(entry["path"]).name if "/" in entry["path"] else entry["path"]
         used = f", {entry['used']:,} used" if entry.get("used", entry["rows"]) != entry["rows"] else ""
         yield f"{name}: {entry['rows']:,} rows for {label}{used}, format {entry['format']}"
+        if entry.get("rows_with_alternatives"):
+            yield f"  {entry['rows_with_alternatives']:,} rows give several right answers; the first of each is used"
 
 
 def _rows(ledger: Mapping[str, Any]) -> Iterator[str]:

@@ -54,10 +54,10 @@ def read_rows(
         DataError: there is no such path, or the file as a whole cannot be read: empty, damaged, of another kind, or
             compressed and growing beyond `max_expansion`. Lazily: at the first row, or at the row that shows it.
     """
-    if is_hub_id(path):
-        yield from read_hub(path, subset=subset, split=split, offline=offline)
-        return
     limits = Limits(max_line_bytes=max_line_bytes, max_expansion=max_expansion)
+    if is_hub_id(path):
+        yield from read_hub(path, subset=subset, split=split, offline=offline, limits=limits)
+        return
     found = Path(path).expanduser()
     if found.is_dir():
         if is_arrow_folder(found):

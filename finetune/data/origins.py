@@ -2,21 +2,21 @@
 
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from finetune.config import DataConfig, SourceConfig
-from finetune.data.check import PHRASES, Ledger
+from finetune.config import DataConfig, DataFormat, SourceConfig
+from finetune.data.check import Ledger
 from finetune.data.columns import check_named_columns, choose_format
+from finetune.data.convert.single_turn import listed_answers
 from finetune.data.convert.squad import expand
 from finetune.data.formats import to_conversation
 from finetune.data.load import is_hub_id, read_rows
 from finetune.data.readers.raw import RawRow
 from finetune.data.rows import Rows
-from finetune.errors import DataError
+from finetune.data.tally import Tally
 from finetune.progress import track
 from finetune.records import Conversation, Rejection
 
@@ -49,19 +49,6 @@ class Origin:
     def short(self) -> str:
         """The path as messages name it."""
         return short_path(self.path)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What has been rejected of one source so far: counts, and the first of each reason."""
-
-    num_rows: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, Rejection] = field(default_factory=dict)
-
-    def reject(self, rejection: Rejection) -> None:
-        self.counts[rejection.reason] += 1
-        self.first.setdefault(rejection.reason, rejection)
 
 
 def list_origins(data: DataConfig) -> list[Origin]:
@@ -112,7 +99,7 @@ def read_origin(
     own_data = data if data.group in columns else replace(data, group=None)
     number = len(rows.labels)
     rows.labels.append(origin.label)
-    tally = _Tally()
+    tally = Tally()
     ledger.sources[origin.label] = entry = {"path": origin.path, "format": format.name}
     label = f"{origin.short}: reading"
     for row in track(itertools.chain(head, stream), label, total=len(head) if is_whole else None, unit="rows"):
@@ -124,10 +111,14 @@ def read_origin(
             tally.reject(result)
             ledger.reject(result)
         else:
+            if format is DataFormat.question_answer and isinstance(row, RawRow) and data.completion is None:
+                tally.num_alternatives += len(listed_answers(row.values) or ()) > 1
             rows.add(personal.check(result) if personal else result, number)
     ledger.rows_read += tally.num_rows
     entry |= {"rows": tally.num_rows, "rejected": dict(tally.counts)}
-    _check_rejected_share(origin.short, tally, data.max_rejected_share)
+    if tally.num_alternatives:
+        entry["rows_with_alternatives"] = tally.num_alternatives
+    tally.check_share(origin.short, data.max_rejected_share, mend=_MEND)
     logger.debug("%s: %d rows of format %s, %s rejected", origin.path, tally.num_rows, format.name, tally.counts)
 
 
@@ -151,24 +142,6 @@ def _peek(stream: Iterator[RawRow | Rejection]) -> tuple[list[RawRow | Rejection
         if len(head) >= _ROWS_TO_KNOW_COLUMNS or num_characters > _CHARACTERS_TO_KNOW_COLUMNS:
             return head, False
     return head, True
-
-
-def _check_rejected_share(path: str, tally: _Tally, limit: float) -> None:
-    num_rejected = tally.counts.total()
-    if not num_rejected or (num_rejected < tally.num_rows and num_rejected <= limit * tally.num_rows):
-        return
-    reason, count = tally.counts.most_common(1)[0]
-    first = tally.first[reason]
-    where = f"first: {first.source}: {first.detail}"
-    if len(tally.counts) == 1 and count == tally.num_rows:
-        raise DataError(f"{path}: all {tally.num_rows} rows {PHRASES[reason]} ({where}). {_MEND}")
-    reasons = ", ".join(f"{number} {PHRASES[other]}" for other, number in tally.counts.most_common())
-    if num_rejected == tally.num_rows:
-        raise DataError(f"{path}: all {tally.num_rows} rows are unusable: {reasons} ({where}). {_MEND}")
-    raise DataError(
-        f"{path}: {num_rejected} of {tally.num_rows} rows ({100 * num_rejected / tally.num_rows:.1f} %) are unusable,"
-        f" more than data.max_rejected_share={limit:g} allows: {reasons} ({where}). Mend the rows or raise the limit"
-    )
 
 
 def short_path(path: str) -> str:

@@ -1,7 +1,6 @@
 """Reads files of compared or rated answers, for trainers that learn from them; a supervised run does not call it."""
 
 import itertools
-import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,18 +8,21 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.config import DataConfig, DataFormat
-from finetune.data.check import PHRASES, Ledger
+from finetune.data.check import Ledger
+from finetune.data.columns import vote_format
 from finetune.data.convert.cells import RowProblem, nearest_column
-from finetune.data.convert.detect import detect_format
 from finetune.data.convert.preference_rows import read_pair, read_rated
 from finetune.data.convert.row_content import check_encoding
 from finetune.data.formats import group_of, item_id_of, rejection_of
 from finetune.data.load import is_hub_id, read_rows
 from finetune.data.readers.raw import RawRow
+from finetune.data.split import draw
+from finetune.data.tally import Tally
 from finetune.errors import DataError
 from finetune.records import Message, PreferencePair, RatedAnswer, Rejection
 
-_ROWS_TO_DETECT = 100
+_ROWS_TO_KNOW_COLUMNS = 100
+_MEND = "Mend the rows, or name the format (data.format=preference|kto)"
 _FORMATS = (DataFormat.preference, DataFormat.kto)
 
 
@@ -45,14 +47,17 @@ def read_preferences(
         max_line_bytes=data.max_line_bytes,
         max_expansion=data.max_expansion,
     )
-    head = list(itertools.islice(stream, _ROWS_TO_DETECT))
+    head = list(itertools.islice(stream, _ROWS_TO_KNOW_COLUMNS))
     known = [row for row in head if isinstance(row, RawRow)]
     format = _choose_format(known, data, short)
     _check_options(known, data, format, short)
-    ledger = Ledger()
-    items = list(_read_items(itertools.chain(head, stream), data, format, ledger))
-    _check_rejected_share(short, ledger, data.max_rejected_share)
-    items = _draw(_with_unique_ids(items), data.max_rows, seed, ledger)
+    ledger, tally = Ledger(), Tally()
+    items = _with_unique_ids(list(_read_items(itertools.chain(head, stream), data, format, ledger, tally)))
+    tally.check_share(short, data.max_rejected_share, mend=_MEND)
+    if data.max_rows is not None:
+        drawn = draw(len(items), data.max_rows, seed)
+        ledger.rows_not_drawn += len(items) - len(drawn)
+        items = [items[place] for place in drawn]
     ledger.rows_used = ledger.splits["train"] = len(items)
     counts = {reason: count for reason, count in ledger.rejected.items() if count}
     ledger.sources["train"] = {
@@ -70,8 +75,8 @@ def read_preferences(
 
 def _choose_format(rows: list[RawRow], data: DataConfig, path: str) -> DataFormat:
     """The configured format, else the one that most of the first rows have."""
-    votes = Counter(format for row in rows if (format := detect_format(row.values)) is not None)
-    found = data.format if data.format is not DataFormat.auto else votes.most_common(1)[0][0] if votes else None
+    vote = vote_format(rows)
+    found = data.format if data.format is not DataFormat.auto else vote[0] if vote else None
     if found in _FORMATS:
         return found
     columns = ", ".join(dict.fromkeys(column for row in rows for column in row.values))
@@ -96,19 +101,23 @@ def _check_options(rows: list[RawRow], data: DataConfig, format: DataFormat, pat
 
 
 def _read_items(
-    rows: Iterator[RawRow | Rejection], data: DataConfig, format: DataFormat, ledger: Ledger
+    rows: Iterator[RawRow | Rejection], data: DataConfig, format: DataFormat, ledger: Ledger, tally: Tally
 ) -> Iterator[PreferencePair | RatedAnswer]:
     first_sources: dict[bytes, str] = {}
     for row in rows:
         ledger.rows_read += 1
+        tally.num_rows += 1
         item = _to_item(row, data, format) if isinstance(row, RawRow) else row
-        if not isinstance(item, Rejection):
+        if isinstance(item, Rejection):
+            tally.reject(item)
+        else:
             digest = _digest(item)
             if digest not in first_sources:
                 first_sources[digest] = item.source
                 yield item
                 continue
             ledger.duplicates["exact"] += 1
+            tally.num_rows -= 1
             detail = f"the same as {first_sources[digest]}"
             item = Rejection(source=item.source, reason="exact_duplicate", detail=detail)
         ledger.reject(item)
@@ -159,28 +168,3 @@ def _with_unique_ids(items: list[PreferencePair | RatedAnswer]) -> list[Preferen
     """Replace ids that stand twice by the rows' sources."""
     counts = Counter(item.item_id for item in items)
     return [item if counts[item.item_id] == 1 else replace(item, item_id=item.source) for item in items]
-
-
-def _draw(
-    items: list[PreferencePair | RatedAnswer], max_rows: int | None, seed: int, ledger: Ledger
-) -> list[PreferencePair | RatedAnswer]:
-    """Keep `max_rows` items, drawn with the seed, in their old order."""
-    if max_rows is None or len(items) <= max_rows:
-        return items
-    ledger.rows_not_drawn += len(items) - max_rows
-    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), max_rows))]
-
-
-def _check_rejected_share(path: str, ledger: Ledger, limit: float) -> None:
-    duplicates = ledger.rejected["exact_duplicate"]
-    unusable = {reason: count for reason, count in ledger.rejected.items() if count and reason != "exact_duplicate"}
-    num_unusable, num_rows = sum(unusable.values()), ledger.rows_read - duplicates
-    if not unusable or (num_unusable < num_rows and num_unusable <= limit * num_rows):
-        return
-    reasons = ", ".join(f"{count} {PHRASES[reason]}" for reason, count in unusable.items())
-    first = ledger.examples[next(iter(unusable))][0]
-    raise DataError(
-        f"{path}: {num_unusable} of {num_rows} rows ({100 * num_unusable / num_rows:.1f} %) are unusable, more than "
-        f"data.max_rejected_share={limit:g} allows: {reasons} (first: {first['source']}: {first['detail']}). "
-        "Mend the rows or raise the limit"
-    )

@@ -1,7 +1,6 @@
 """From files to `Splits` without torch: read, format, reject, drop duplicates, draw, split. Called by jobs."""
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from finetune.data.duplicates import drop_exact, drop_near
 from finetune.data.leaks import check_contamination
 from finetune.data.origins import Origin, list_origins, read_origin
 from finetune.data.rows import Rows, count_labels
-from finetune.data.split import cut_passages, split_clusters
+from finetune.data.split import cut_passages, draw, split_clusters
 from finetune.errors import DataError
 from finetune.records import Splits
 
@@ -107,13 +106,10 @@ def _draw(rows: Rows, origins: Sequence[Origin], max_rows: int | None, seed: int
 
 
 def _keep_some(rows: Rows, found: Numbers, wanted: int, seed: int | str, ledger: Ledger) -> None:
-    if len(found) <= wanted:
-        return
-    chosen = set(random.Random(seed).sample(range(len(found)), wanted))
-    ledger.rows_not_drawn += len(found) - wanted
-    for place, row in enumerate(found.tolist()):
-        if place not in chosen:
-            rows.drop(row)
+    left_out = np.delete(found, draw(len(found), wanted, seed))
+    ledger.rows_not_drawn += len(left_out)
+    for row in left_out.tolist():
+        rows.drop(row)
 
 
 def _split(rows: Rows, data: DataConfig, seed: int, ledger: Ledger) -> Splits:

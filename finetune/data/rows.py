@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.store import Conversations, ConversationStore
+from finetune.data.turn_text import calls_text
 from finetune.records import Conversation, Rejection
 
 _NAMES = ("{source}", "{split}/{source}", "{split}/{source}~{row}")
@@ -139,7 +140,7 @@ def content_digest(conversation: Conversation) -> bytes:
     """Return sixteen bytes that are equal for rows of equal content, whatever their ids and sources."""
     parts = [conversation.text or "", conversation.tools or ""]
     for message in conversation.messages:
-        parts += [message.role, message.content, message.tool_calls or ""]
+        parts += [message.role, message.reasoning_content or "", message.content, calls_text(message)]
     return blake2b("\x1e".join(parts).encode(), digest_size=16).digest()
 
 

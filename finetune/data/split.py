@@ -16,6 +16,11 @@ PASSAGES_WANTED = 20
 _BREAKS = ("\n\n", "\n", ". ", " ")
 
 
+def draw(count: int, wanted: int, seed: int | str) -> list[int]:
+    """Places of `wanted` of `count` rows, drawn with the seed, in ascending order; all where there are no more."""
+    return sorted(random.Random(seed).sample(range(count), wanted)) if wanted < count else list(range(count))
+
+
 def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed: int) -> list[str]:
     """Name a split for each row: `train`, or one of `shares`, whose values are parts of all rows.
 

@@ -8,13 +8,14 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn, overload
 
 from finetune.errors import ResourceError
 from finetune.records import Conversation, Message
 
 _BUFFER_BYTES = 1 << 20
+_TURN_FIELDS = tuple(field.name for field in fields(Message))
 
 
 class ConversationStore:
@@ -66,7 +67,7 @@ class ConversationStore:
 
 def encode_conversation(conversation: Conversation) -> bytes:
     """Return bytes that depend on every field; for files of this process only."""
-    messages = tuple((turn.role, turn.content, turn.tool_calls) for turn in conversation.messages)
+    messages = tuple(tuple(getattr(turn, name) for name in _TURN_FIELDS) for turn in conversation.messages)
     row = conversation
     return marshal.dumps((row.item_id, row.source, messages, row.text, row.tools, row.options, row.group), 2)
 
@@ -77,7 +78,7 @@ def decode_conversation(record: bytes) -> Conversation:
     return Conversation(
         item_id=item_id,
         source=source,
-        messages=tuple(Message(role=role, content=content, tool_calls=calls) for role, content, calls in messages),
+        messages=tuple(Message(**dict(zip(_TURN_FIELDS, turn, strict=True))) for turn in messages),
         text=text,
         tools=tools,
         options=options,

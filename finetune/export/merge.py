@@ -111,17 +111,16 @@ def plan_merge(base_dir: Path, adapter_dir: Path, *, round_trip: RoundTrip | Non
     base = read_checkpoint(base_dir)
     config = _read_config(base_dir)
     _check_unquantized(base_dir, base, config)
-    sources, embedding = dict(base), find_embedding(base)
-    tied_head = find_head(base) is None and embedding is not None and _ties_embeddings(config)
-    if tied_head and embedding is not None:
-        sources[TIED_HEAD] = base[embedding]
+    sources, tied = dict(base), _tied_names(base, config, adapter)
+    if tied is not None:
+        sources |= dict.fromkeys(tied, base[tied[0] if tied[0] in base else tied[1]])
     pairs = _match_pairs(adapter, sources, conv1d=config.get("model_type") in CONV1D_MODELS)
     replaced = _match_replacements(adapter, sources)
-    untied = tied_head and bool({embedding, TIED_HEAD} & (set(pairs) | set(replaced)))
-    if tied_head and not untied:
-        del sources[TIED_HEAD]
-    elif untied and embedding in replaced and ".base_layer." in replaced[embedding].name:
-        replaced.setdefault(TIED_HEAD, replaced[embedding])
+    untied = tied is not None and not {*pairs, *replaced}.isdisjoint(tied)
+    if tied is None or not untied:
+        sources = dict(base)
+    elif tied[0] in replaced and ".base_layer." in replaced[tied[0]].name:
+        replaced.setdefault(tied[1], replaced[tied[0]])
     tensors = tuple(
         TensorPlan(
             name=name,
@@ -170,8 +169,33 @@ def _check_unquantized(base_dir: Path, base: Mapping[str, StoredTensor], config:
         )
 
 
+def _tied_names(
+    base: Mapping[str, StoredTensor], config: Mapping[str, object], adapter: Adapter
+) -> tuple[str, str] | None:
+    """Name embedding and output head where they are one tensor, stored under either name; None where they are two.
+
+    Raises:
+        ExportError: the adapter changes a head that is stored for both, and the embedding's own name cannot be told.
+    """
+    embedding, head = find_embedding(base), find_head(base)
+    if not _ties_embeddings(config) or (head is not None and any(map(is_embedding, base))):
+        return None
+    if head is None:
+        return None if embedding is None else (embedding, TIED_HEAD)
+    changed = [*(f"{module}.weight" for module in adapter.pairs), *adapter.replacements]
+    prefixes = (name.partition("layers.")[0] for name in base if "layers." in name)
+    guesses = (f"{prefix}embed_tokens.weight" for prefix in prefixes)
+    name = next(filter(is_embedding, changed), None) or next(guesses, None)
+    if name is None and any(map(is_head, changed)):
+        raise ExportError(
+            f"{adapter.folder}: changes {head}, which the base model stores for its embedding too; save the base with "
+            "transformers' save_pretrained and take that folder"
+        )
+    return None if name is None else (name, head)
+
+
 def _ties_embeddings(config: Mapping[str, object]) -> bool:
-    """Whether a checkpoint without an output head uses its embedding there; the option's default differs by model."""
+    """Whether a checkpoint with one of embedding and output head uses it as both; the default differs by model."""
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
     return config.get("tie_word_embeddings", inner) is not False

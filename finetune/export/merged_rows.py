@@ -84,7 +84,8 @@ class MergedRows:
         if pair is None:
             return rows
         assert self._left is not None and self._right is not None
-        return torch.addmm(rows, self._left[start:stop], self._right, alpha=pair.scaling)
+        target = rows if self._whole is None else torch.empty_like(rows)
+        return torch.addmm(rows, self._left[start:stop], self._right, alpha=pair.scaling, out=target)
 
 
 def merged_blocks(
@@ -107,6 +108,7 @@ def rounded(rows: torch.Tensor, tensor: TensorPlan) -> torch.Tensor:
         ExportError: a value does not fit it.
     """
     result = rows.to(TORCH_DTYPES[tensor.dtype])
-    if not torch.isfinite(result).all():
+    extremes = torch.stack(torch.aminmax(rows)) if rows.numel() else rows  # rounding keeps order, and NaN stays NaN
+    if not torch.isfinite(extremes.to(result.dtype)).all():
         raise ExportError(f"{tensor.name}: a merged value is not finite in {tensor.dtype}; the export is stopped")
     return result

@@ -6,11 +6,10 @@ go from the base's files straight into the new ones, a block of rows at a time.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from finetune.export.companions import write_companions
 from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows, rounded
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
-from finetune.export.stream import Block, in_order
+from finetune.export.stream import Block, appended, in_order
 from finetune.export.tensor_files import chunk_ranges, raw_chunk, row_ranges
 from finetune.progress import track
 
@@ -104,25 +103,17 @@ def _write_weights(plan: MergePlan, folder: Path, max_shard_bytes: int, progress
 
 
 def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, progress: str | None) -> str:
-    digest = hashlib.sha256()
     expected = sum(tensor.num_bytes for tensor in shard)
     written = 0
-    with path.open("wb") as file:
-        _put(_header(shard), file, digest)
+    with appended(path) as file:
+        file.write(_header(shard))
         blocks = in_order(task for tensor in shard for task in _tasks(plan, tensor))
         for block in track(blocks, progress and f"{progress}: {path.name}", total=expected, unit="bytes", size=len):
-            _put(block, file, digest)
+            file.write(block)
             written += len(block)
         if written != expected:
             raise ExportError(f"{path}: {written} bytes of weights were written, not {expected}")
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _put(chunk: Block, file: BinaryIO, digest: "hashlib._Hash") -> None:
-    file.write(chunk)
-    digest.update(chunk)
+    return file.sha256
 
 
 def _header(shard: list[TensorPlan]) -> bytes:

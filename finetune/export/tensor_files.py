@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from finetune.errors import ExportError
@@ -31,8 +31,8 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 MERGEABLE = ("F64", "F32", "F16", "BF16")
 """Types that an update can be added to."""
 
-BLOCK_BYTES = 16 * 2**20
-"""Size of a block of rows in float32; a handful of them is all the memory that a merge needs."""
+BLOCK_BYTES = 4 * 2**20
+"""Size of a block of rows in float32; a handful of them is all the memory that a merge needs. It fits into a cache."""
 
 _HEADER_LIMIT_BYTES = 100_000_000
 """The format's own limit of a header."""
@@ -145,34 +145,32 @@ def read_rows(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> 
     stop = tensor.num_rows if stop is None else stop
     shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
     row_bytes = tensor.num_bytes // max(1, tensor.num_rows)
-    buffer = bytearray((stop - start) * row_bytes)
-    if not buffer:
-        return torch.empty(shape, dtype=dtype)
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset + start * row_bytes)
-        _fill(file, buffer, tensor)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+    rows = torch.empty(shape, dtype=dtype)
+    if rows.numel():
+        _fill(rows.reshape(-1).view(torch.uint8).numpy().data, tensor, start * row_bytes)
+    return rows
 
 
-def chunk_ranges(tensor: StoredTensor, chunk_bytes: int = 8 * 2**20) -> Iterator[tuple[int, int]]:
+def chunk_ranges(tensor: StoredTensor, chunk_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
     """Cut a tensor's bytes into pieces [start, stop)."""
     for start in range(0, tensor.num_bytes, chunk_bytes):
         yield start, min(start + chunk_bytes, tensor.num_bytes)
 
 
-def raw_chunk(tensor: StoredTensor, start: int, stop: int) -> bytearray:
+def raw_chunk(tensor: StoredTensor, start: int, stop: int) -> memoryview:
     """Read bytes [start, stop) of a tensor as they stand in the file.
 
     Raises:
         ExportError: the file ends early.
     """
-    chunk = bytearray(stop - start)
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset + start)
-        _fill(file, chunk, tensor)
+    chunk = np.empty(stop - start, np.uint8).data
+    _fill(chunk, tensor, start)
     return chunk
 
 
-def _fill(file: BinaryIO, buffer: bytearray, tensor: StoredTensor) -> None:
-    if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
-        raise ExportError(f"{tensor.path}: truncated while tensor {tensor.name} was read")
+def _fill(buffer: memoryview, tensor: StoredTensor, start: int) -> None:
+    """Read a tensor's bytes from `start` on until the buffer is full."""
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset + start)
+        if file.readinto(buffer) != len(buffer):
+            raise ExportError(f"{tensor.path}: truncated while tensor {tensor.name} was read")

@@ -1,19 +1,21 @@
 """Which items count as contaminated, and how benchmark files are read."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-from finetune.data.likeness.contamination import Overlap, benchmark_items, find_contamination
+from finetune.data.likeness.contamination import Item, Overlap, benchmark_items, find_contamination
 
 
 def _words(start: int, end: int) -> str:
     return " ".join(f"word{number}" for number in range(start, end))
 
 
-def _find(items: list[tuple[str, str]], training: list[tuple[str, str]], words: int = 13) -> dict[str, Overlap]:
+def _find(
+    items: Sequence[Item | tuple[str, str]], training: list[tuple[str, str]], words: int = 13
+) -> dict[str, Overlap]:
     return {overlap.item_id: overlap for overlap in find_contamination(items, training, words=words)}
 
 
@@ -78,6 +80,36 @@ def test_lettered_options_do_not_count_as_words() -> None:
     assert _find(items, training) == {}
 
 
+def _choice(number: int, question: str, labels: list[str], answer: str) -> Item:
+    options = "\n".join(f"{'ABCDEFGH'[place]}. {label}" for place, label in enumerate(labels))
+    return Item(f"item {number}", f"{question}\n{options}\n{answer}", options)
+
+
+LABELS = [
+    f"the {first} {last}" for first in ("cap on", "term of", "law of") for last in ("loss", "lease", "sale", "use")
+]
+
+
+def test_options_that_an_item_shares_with_a_row_do_not_count_by_themselves() -> None:
+    rows = [
+        (f"row {start}", _choice(start, _words(9000, 9020), LABELS[start : start + 5], "x").text) for start in range(8)
+    ]
+    items = [
+        _choice(start, _words(100 * start, 100 * start + 15), LABELS[start : start + 5], "x") for start in range(8)
+    ]
+    assert _find([*items], rows) == {}
+    assert len(_find([(item.item_id, item.text) for item in items], rows)) == 8, "as plain texts they share the list"
+
+
+def test_a_question_is_found_with_its_options() -> None:
+    long = _choice(1, _words(0, 9), ["north of it", "south of it", "east of it"], "south of it")
+    short = _choice(2, "who wrote the long letter", ["the elder brother", "the younger sister", "nobody"], "nobody")
+    bare = _choice(3, "it is", ["blue as the sea at noon", "green as the hills of May"], "blue as the sea at noon")
+    rows = [(f"row {item.item_id}", f"Here it comes. {item.text} That was it.") for item in (long, short, bare)]
+    assert [*_find([long, short, bare], rows)] == ["item 1", "item 2", "item 3"]
+    assert _find([short], [("row", f"{_words(0, 20)} {short.options}")]) == {}
+
+
 def test_chinese_is_compared_by_characters() -> None:
     text = "本合同受中华人民共和国法律管辖并依其解释任何争议均应提交北京仲裁委员会仲裁"
     assert _find([("item", text)], [("row", f"前言。{text[:20]}，其他。")])["item"].longest_match_words == 20
@@ -100,13 +132,13 @@ def test_benchmark_files_give_all_their_text(write: Write) -> None:
         ],
     )
     assert list(benchmark_items(path)) == [
-        ("q1", "Which law?\nNew York\nOhio"),
-        ("bench.jsonl:2", "How much?\none\ntwo"),
+        ("q1", "Which law?\nNew York\nOhio", "New York\nOhio"),
+        ("bench.jsonl:2", "How much?\none\ntwo", "one\ntwo"),
     ]
 
 
 def test_real_benchmark_files_are_read(shared_dir: Path) -> None:
     items = list(benchmark_items(str(shared_dir / "data/medical/pubmedqa_train.json")))
     assert len(items) == 500
-    assert all(len(text.split()) > 50 for _, text in items)
+    assert all(len(item.text.split()) > 50 for item in items)
     assert len(list(benchmark_items(str(shared_dir / "data/general/openbookqa.jsonl")))) == 500

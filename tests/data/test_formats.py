@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -58,6 +58,11 @@ def test_every_format_has_a_converter() -> None:
         (QA, DataFormat.question_answer),
         ({"QUESTION": "Q?", "Answer": "A"}, DataFormat.question_answer),
         (QA | {"context": "C"}, DataFormat.question_answer),
+        ({"question": "Q?", "answer": ["A", "a"]}, DataFormat.question_answer),
+        (
+            {"chosen": "\n\nHuman: Q?\n\nAssistant: A", "rejected": "\n\nHuman: Q?\n\nAssistant: B"},
+            DataFormat.preference,
+        ),
         ({"question": "Q?", "response": "A", "system_prompt": "S"}, DataFormat.question_answer),
         (QA | {"context": "C", "answers": {"text": ["A"], "answer_start": [0]}}, DataFormat.question_answer),
         ({"context": "C", "question": "Q?", "answers": {"text": ["A"], "answer_start": [0]}}, DataFormat.squad),
@@ -246,7 +251,7 @@ def test_choices_prompt_by_default_and_by_template() -> None:
         ({"question": "Q", "answer": None}, "null", "'answer' is null"),
         ({"question": " ", "answer": "A"}, "null", "the question is empty"),
         ({"question": "Q", "answer": " \n"}, "empty_answer", "the answer is empty"),
-        ({"question": "Q", "answer": ["a"]}, "wrong_type", "'answer' is a list"),
+        ({"question": "Q", "answer": ["a", 1]}, "wrong_type", "'answer' is a list"),
         ({"question": {"a": 1}, "answer": "A"}, "wrong_type", "'question' is an object"),
         ({"question": "Q \ud800", "answer": "A"}, "encoding", "half a surrogate pair (\\ud800)"),
         ({"instruction": "", "input": "", "output": "o"}, "null", "turn 1 (user) is empty"),
@@ -337,3 +342,22 @@ def test_a_rejection_keeps_the_row() -> None:
     result = convert({"question": "Q?", "answer": " ", "note": "\ud800"})
     assert isinstance(result, Rejection)
     assert json.loads(result.content)["question"] == "Q?"
+
+
+def test_of_several_right_answers_the_first_is_learned_and_the_rest_counted(write: Callable[..., str]) -> None:
+    """nq_open: a list of answers that are all right."""
+    from finetune.data.read import read_splits
+
+    answers: list[object] = [["Paris", "the city of Paris"], ["", "Rome"], ["Oslo"], "Bern", [], ["  "], [3]]
+    rows = [{"question": f"Which capital, number {number}?", "answer": answer} for number, answer in enumerate(answers)]
+    splits, ledger = read_splits(DataConfig(path=write("nq.jsonl", rows)), seed=0)
+    kept = [row for split in (splits.train, splits.validation, splits.test) for row in split]
+    assert sorted(row.answer for row in kept) == ["Bern", "Oslo", "Paris", "Rome"]
+    assert ledger.sources["train"]["rows_with_alternatives"] == 1
+    assert {reason: count for reason, count in ledger.rejected.items() if count} == {"empty_answer": 2, "wrong_type": 1}
+    assert "  1 rows give several right answers; the first of each is used" in ledger.lines()
+    mapped, ledger = read_splits(
+        DataConfig(path=write("nq.jsonl", rows), format=DataFormat.question_answer, completion="{answer}"), seed=0
+    )
+    assert "Paris\nthe city of Paris" in {row.answer for row in (*mapped.train, *mapped.validation, *mapped.test)}
+    assert "rows_with_alternatives" not in ledger.sources["train"]

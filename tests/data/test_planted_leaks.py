@@ -90,8 +90,8 @@ def _row(clause: str, answer: str, number: int, question: str = QUESTION) -> Con
 
 
 @functools.cache
-def _cuad_clauses(path: Path) -> list[tuple[str, str, str]]:
-    """Contract, type and text of the clauses of 40 words and more, each text once."""
+def _cuad_clauses(path: Path, least: int = 40, most: int = 10**6) -> list[tuple[str, str, str]]:
+    """Contract, type and text of the clauses of so many words, each text once."""
     csv.field_size_limit(sys.maxsize)
     found: dict[str, tuple[str, str, str]] = {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -100,7 +100,7 @@ def _cuad_clauses(path: Path) -> list[tuple[str, str, str]]:
                 if kind.endswith("-Answer") or not cell.startswith("["):
                     continue
                 for text in ast.literal_eval(cell):
-                    if len(text.split()) >= 40:
+                    if least <= len(text.split()) <= most:
                         found.setdefault(text, (row["Filename"], kind, text))
     return list(found.values())
 
@@ -159,6 +159,20 @@ def test_copies_of_test_rows_are_found_in_the_training_rows(clauses: list[tuple[
     )
     seen = {*caught, *(row - first_copy for row, _ in related), *(int(overlap.item_id) for overlap in overlaps)}
     assert seen >= set(range(len(test))), "a copy was found in no way"
+
+
+@pytest.mark.parametrize("kind", ["1 % misread", "3 % misread"])
+def test_most_misread_copies_of_short_clauses_are_found(shared_dir: Path, kind: str) -> None:
+    clauses = _cuad_clauses(shared_dir / "data/legal/cuad/master_clauses.csv", least=12, most=24)
+    rng = random.Random(7)
+    rng.shuffle(clauses)
+    test, others = clauses[:250], clauses[250:1250]
+    copies = [CHANGES[kind][0](text, rng) for _, _, text in test]
+    planted = [(copy, answer) for copy, (_, answer, text) in zip(copies, test, strict=True) if copy != text]
+    known = [(text, answer) for _, answer, text in [*test, *others]]
+    rows = [_row(text, answer, number) for number, (text, answer) in enumerate([*known, *planted])]
+    found, _ = _find(rows)
+    assert len({row for row, _ in found if row >= len(known)}) >= 0.67 * len(planted)
 
 
 def test_a_changed_date_does_not_hide_a_copy(clauses: list[tuple[str, str, str]]) -> None:

@@ -41,6 +41,8 @@ def said(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
         {"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]},
         {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "no"}},
+        {"chosen": "\n\nHuman: hi\n\nAssistant: ho", "rejected": "\n\nHuman: hi\n\nAssistant: no"},
+        {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " ho", "rejected": " no"},
         {"Prompt": json.dumps([USER]), "chosen": json.dumps([GOOD]), "rejected": json.dumps([BAD])},
     ],
 )
@@ -48,8 +50,8 @@ def test_pairs_in_the_ways_data_sets_write_them(read: Any, row: dict[str, object
     [pair], ledger = read(row)
     assert isinstance(pair, PreferencePair)
     assert said(pair.prompt) == [("user", "hi")]
-    assert said(pair.chosen) == [("assistant", "ho")]
-    assert said(pair.rejected) == [("assistant", "no")]
+    assert [(turn.role, turn.content.strip()) for turn in pair.chosen] == [("assistant", "ho")]
+    assert [(turn.role, turn.content.strip()) for turn in pair.rejected] == [("assistant", "no")]
     assert (ledger.rows_in, ledger.rows_used) == (1, 1)
     assert ledger.sources["train"]["format"] == "preference"
 
@@ -62,6 +64,31 @@ def test_long_chats_share_what_they_begin_with(read: Any) -> None:
     assert said(pair.prompt) == [("system", "S"), ("user", "hi"), ("assistant", "ho"), ("user", "and?")]
     assert said(pair.rejected) == [("assistant", "no"), ("user", "hi"), ("assistant", "no")]
     assert (pair.item_id, pair.group, pair.source) == ("7", "g", "f.jsonl:1")
+
+
+def test_transcripts_are_taken_apart_turn_by_turn(read: Any) -> None:
+    """hh-rlhf: two transcripts that part at an answer; a colon inside a turn opens none."""
+    start = "\n\nHuman: Is this so:\nHuman: 1?\n\nAssistant: It is.\n\nMore of it.\n\nHuman: And 法律?\n\nAssistant:"
+    [pair], ledger = read(
+        {"chosen": f"{start} Yes.", "rejected": f"{start} No.\n\nHuman: Why?\n\nAssistant: So."},
+        {"chosen": f"{start} Yes.", "rejected": start},
+    )
+    assert said(pair.prompt) == [
+        ("user", "Is this so:\nHuman: 1?"),
+        ("assistant", "It is.\n\nMore of it."),
+        ("user", "And 法律?"),
+    ]
+    assert said(pair.chosen) == [("assistant", "Yes.")]
+    assert said(pair.rejected) == [("assistant", "No."), ("user", "Why?"), ("assistant", "So.")]
+    assert ledger.rejected["empty_answer"] == 1
+
+
+def test_a_supervised_run_is_told_what_to_do_with_transcripts(write: Callable[..., str]) -> None:
+    from finetune.data.read import read_splits
+
+    row = {"chosen": "\n\nHuman: hi\n\nAssistant: ho", "rejected": "\n\nHuman: hi\n\nAssistant: no"}
+    with pytest.raises(DataError, match=r"write each row as .*its answers are transcripts, which no mapping can join"):
+        read_splits(DataConfig(path=write("hh.jsonl", [row] * 3)), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +174,18 @@ def test_an_answer_rated_both_ways_is_no_repetition(read: Any) -> None:
         (
             PAIR | {"chosen": ""},
             {},
-            r"1 of 1 rows \(100.0 %\) are unusable.*have an empty answer \(first: f.jsonl:1",
+            r"f.jsonl: all 1 rows have an empty answer \(first: f.jsonl:1: .*Mend the rows, or name the format",
         ),
     ],
 )
 def test_files_that_cannot_be_used(read: Any, row: dict[str, object], options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(row, **options)
+
+
+def test_repetitions_do_not_count_as_usable_rows(read: Any) -> None:
+    bad = [PAIR | {"chosen": ""}, PAIR | {"chosen": None}]
+    with pytest.raises(DataError, match=r"2 of 3 rows \(66.7 %\) are unusable, more than data.max_rejected_share=0.5"):
+        read(*[PAIR] * 20, *bad)
+    items, _ = read(*[PAIR] * 20, *bad, max_rejected_share=0.7)
+    assert len(items) == 1

@@ -360,3 +360,17 @@ def test_hub_rows_name_their_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     rows = list(read_rows("nobody/nothing", subset="small", split="test"))
     assert rows == [RawRow({"a": 1}, "nobody/nothing[test]:1")]
+
+
+def test_a_hub_row_beyond_the_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, object]] = [{"a": "short"}, {"a": "x" * 600, "b": [{"c": "y" * 600}]}, {"a": "last"}]
+    fake = SimpleNamespace(load_dataset=lambda *args, **options: rows)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    first, rejection, last = read_rows("nobody/nothing", max_line_bytes=1000)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.source, rejection.reason) == ("nobody/nothing[train]:2", "too_long")
+    assert "1,200 bytes, more than data.max_line_bytes=1000" in rejection.detail
+    assert [first, last] == [
+        RawRow({"a": "short"}, "nobody/nothing[train]:1"),
+        RawRow({"a": "last"}, "nobody/nothing[train]:3"),
+    ]

@@ -13,11 +13,20 @@ from finetune.records import Conversation, Message
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 optional = st.none() | texts
+turns = st.builds(
+    Message,
+    role=texts,
+    content=texts,
+    tool_calls=optional,
+    reasoning_content=optional,
+    tool_call_id=optional,
+    name=optional,
+)
 conversations = st.builds(
     Conversation,
     item_id=texts,
     source=texts,
-    messages=st.lists(st.builds(Message, role=texts, content=texts, tool_calls=optional), max_size=3).map(tuple),
+    messages=st.lists(turns, max_size=3).map(tuple),
     text=optional,
     tools=optional,
     options=st.lists(texts, max_size=3).map(tuple),

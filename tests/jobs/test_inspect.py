@@ -7,6 +7,7 @@ import pytest
 
 from finetune.compose import load_config
 from finetune.jobs.inspect import inspect
+from finetune.run import plain_config
 
 ROWS = [
     {"question": f"Which law governs contract {number}?", "answer": law, "contract": f"c{number // 2}"}
@@ -120,3 +121,23 @@ def test_a_rejected_row_tells_nothing_where_personal_data_is_removed(tmp_path: P
         told = json.dumps(ledger.to_json()) + "\n".join(ledger.lines()) + (tmp_path / "rejected.jsonl").read_text()
         assert ("jane.roe" in told) == is_told
         assert sum(ledger.rejected.values()) == 1
+
+
+def test_the_data_come_first_and_the_configuration_is_short_and_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    look(tmp_path, "training.max_length=100", "data.prompt=null")
+    shown = capsys.readouterr().out
+    places = [shown.index(heading) for heading in ("# Data", "# What is learned", "# Configuration")]
+    assert places == sorted(places) and shown.startswith("# Data")
+    lines = shown[places[-1] :].splitlines()[1:]
+    assert len(lines) < 40 and max(map(len, lines)) < 250
+    printed = yaml.safe_load("\n".join(lines))
+    stored = plain_config(load_config("quickstart", "model=embedded", "training.max_length=100"))
+    assert printed["training"]["max_length"] == 100
+    assert printed["data"]["group"] == "contract" and "system" not in printed["data"]
+    assert [*printed] == [*stored]
+    for section in ("model", "adapter", "training", "evaluation", "export"):
+        assert printed[section] == {key: value for key, value in stored[section].items() if value not in (None, [])}

@@ -17,7 +17,7 @@ from finetune.data.convert.cells import (
     type_name,
 )
 from finetune.data.convert.row_content import Content
-from finetune.data.convert.tool_calls import json_text, read_calls, read_tools
+from finetune.data.convert.tool_calls import call_id, json_text, read_calls, read_tools
 from finetune.records import Message
 
 MESSAGES_COLUMNS = ("messages", "conversations", "conversation")
@@ -47,6 +47,9 @@ _ROLES = {
     "tool_response": "tool",
 }
 """Role names in use, and the role that each one means."""
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names under which a turn keeps the assistant's thoughts; the first that is not empty counts."""
 
 _CALLING_ROLES = ("function_call", "tool_call")
 """Turns that are a call and nothing else, as LLaMA-Factory writes them."""
@@ -180,7 +183,26 @@ def _turn(item: Mapping[str, object], name: str, content_key: str, where: str) -
         if tool_calls is None:
             raise RowProblem("null", f"{where} has no {content_key!r}")
         content = ""
-    return Message(role=role, content=_content_text(content, role, where), tool_calls=tool_calls)
+    is_result = role == "tool"
+    return Message(
+        role=role,
+        content=_content_text(content, role, where),
+        tool_calls=tool_calls,
+        reasoning_content=_thoughts(item, where) if role == "assistant" else None,
+        tool_call_id=call_id(item.get("tool_call_id")) if is_result else None,
+        name=call_id(item.get("name")) if is_result else None,
+    )
+
+
+def _thoughts(item: Mapping[str, object], where: str) -> str | None:
+    """What an assistant's turn holds beside its content, under one of the names in use; a flag is no thought."""
+    for key in REASONING_KEYS:
+        value = item.get(key)
+        if isinstance(value, (list, tuple, dict)) and value:
+            raise RowProblem("wrong_type", f"{where} has {type_name(value)} for its {key!r}, not text")
+        if isinstance(value, str) and value.strip():
+            return value
+    return None
 
 
 def _content_text(content: object, role: str, where: str) -> str:

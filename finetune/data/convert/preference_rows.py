@@ -24,9 +24,10 @@ from finetune.data.convert.chats import (
     read_turns,
     with_system_column,
 )
-from finetune.data.convert.row_content import Content, check_encoding, checked_chat
+from finetune.data.convert.row_content import Content, check_encoding, checked_chat, texts_of
 from finetune.data.convert.single_turn import alpaca_prompt
 from finetune.data.convert.tool_calls import read_tools
+from finetune.data.convert.transcripts import looks_like_transcript, read_transcript
 from finetune.errors import DataError
 from finetune.records import Message
 
@@ -55,12 +56,13 @@ def as_label(value: object) -> bool | None:
 def read_pair(values: Mapping[str, object], data: DataConfig) -> Compared:
     """Read `chosen` and `rejected`: texts or turns behind a prompt, or two whole chats that begin alike.
 
-    The prompt is the column `prompt` (text or turns), `conversations`, or `instruction` with `input`.
+    The prompt is the column `prompt` (text or turns), `conversations`, or `instruction` with `input`. Chats may also be
+    transcripts such as "Human: … Assistant: …".
 
     Raises:
         RowProblem: missing_column, null, wrong_type, empty_answer, encoding, or all_masked where both are the same.
     """
-    chosen, rejected = read_side(values, "chosen", role="assistant"), read_side(values, "rejected", role="assistant")
+    chosen, rejected = _answer(values, "chosen"), _answer(values, "rejected")
     if _is_whole_chat(chosen) or _is_whole_chat(rejected):
         prompt = _common_start(chosen, rejected)
         _check_prompt_column(values, prompt)
@@ -96,6 +98,14 @@ def read_rated(values: Mapping[str, object], data: DataConfig) -> Compared:
     return _checked(prompt, {"completion": answer}, values, data, desirable)
 
 
+def _answer(values: Mapping[str, object], name: str) -> list[Message]:
+    column = find_column(values, name)
+    value = values[column] if column is not None else None
+    if isinstance(value, str) and looks_like_transcript(value):
+        return read_transcript(value)
+    return read_side(values, name, role="assistant")
+
+
 def _is_whole_chat(turns: Sequence[Message]) -> bool:
     return turns[0].role in ("system", "user")
 
@@ -111,8 +121,10 @@ def _common_start(chosen: Sequence[Message], rejected: Sequence[Message]) -> lis
 
 def _check_prompt_column(values: Mapping[str, object], prompt: Sequence[Message]) -> None:
     """A prompt beside two whole chats must be one of their common turns, else one of the two is wrong."""
-    text = optional_text(values, "prompt")
     column = find_column(values, "prompt")
+    text = optional_text(values, "prompt")
+    if looks_like_transcript(text):
+        text = read_transcript(text, is_prompt=True)[-1].content
     if not text.strip() or column is None or looks_like_chat(values[column]):
         return
     if all(text.strip() != message.content.strip() for message in prompt):
@@ -123,6 +135,9 @@ def _prompt(values: Mapping[str, object]) -> list[Message]:
     column = find_column(values, *PROMPT_COLUMNS, *MESSAGES_COLUMNS, "instruction")
     if column is not None and column.strip().lower() == "instruction":
         return [Message(role="user", content=alpaca_prompt(values))]
+    value = values[column] if column is not None else None
+    if isinstance(value, str) and looks_like_transcript(value):
+        return read_transcript(value, is_prompt=True)
     return read_side(values, column.strip().lower() if column else "prompt", role="user")
 
 
@@ -144,7 +159,7 @@ def _checked(
             chat = checked_chat(Content(messages=(*prompt, *answer)), data.system).messages
         except RowProblem as problem:
             raise RowProblem(problem.reason, f"{name}: {problem.detail}") from None
-        check_encoding(tools, *(text for message in chat for text in (message.content, message.tool_calls)))
+        check_encoding(tools, *(text for message in chat for text in texts_of(message)))
         found.append(chat[-len(answer) :])
         start = chat[: -len(answer)]
     if not any(message.role == "user" for message in start):
@@ -178,6 +193,8 @@ def _chosen_overrides(values: Mapping[str, object]) -> str:
     """How to learn the chosen answers: a mapping where all cells are texts, else what to write into the file."""
     chosen = find_column(values, "chosen")
     prompt = find_column(values, *PROMPT_COLUMNS, "instruction")
+    if chosen is not None and looks_like_transcript(values[chosen]):
+        prompt = None
     if chosen is not None and prompt is not None and _is_plain(values[chosen]) and _is_plain(values[prompt]):
         template = f"{{{prompt}}}"
         context = find_column(values, "input") if prompt.lower() == "instruction" else None
@@ -187,9 +204,10 @@ def _chosen_overrides(values: Mapping[str, object]) -> str:
     column = find_column(values, *MESSAGES_COLUMNS)
     if column is not None and looks_like_chat(values[column]) and read_ends_with_answer(values[column], column):
         return f"To learn the chats in {column} instead: data.format=messages"
+    kind = "transcripts" if chosen is not None and looks_like_transcript(values[chosen]) else "lists of turns"
     return (
         'To learn the chosen answers, write each row as {"messages": [the turns of the prompt, then the chosen '
-        "answer]} (data.format=messages); its answers are lists of turns, which no mapping can join"
+        f"answer]}} (data.format=messages); its answers are {kind}, which no mapping can join"
     )
 
 

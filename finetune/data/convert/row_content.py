@@ -52,6 +52,11 @@ def checked_chat(content: Content, system: str | None) -> Content:
     return replace(content, messages=tuple(messages))
 
 
+def texts_of(message: Message) -> tuple[str | None, ...]:
+    """Every text of a turn that comes from the row."""
+    return message.content, message.tool_calls, message.reasoning_content, message.tool_call_id, message.name
+
+
 def check_encoding(*texts: str | None) -> None:
     """Refuse half surrogates, which JSON escapes can write and UTF-8 cannot.
 

@@ -82,14 +82,28 @@ def read_prompt_completion(values: Mapping[str, object], data: DataConfig) -> Co
 def read_question_answer(values: Mapping[str, object], data: DataConfig) -> Content:
     """Read `question` and `answer`, with `context` before the question; templates replace either.
 
+    Of a list of answers that are all right, as nq_open has them, the first that is not empty is learned.
+
     Raises:
         RowProblem: missing_column, null or wrong_type.
     """
+    answers = listed_answers(values)
     if data.completion is not None:
         answer = fill_template(data.completion, "data.completion", values)
+    elif answers is not None:
+        answer = answers[0] if answers else ""
     else:
         answer = needed_text(values, *ANSWER_COLUMNS, what="answer")
     return single_turn(question_prompt(values, data), answer, system=_system(values))
+
+
+def listed_answers(values: Mapping[str, object]) -> list[str] | None:
+    """The texts of a cell that holds a list of answers, empty ones left out; None where it holds anything else."""
+    column = find_column(values, *ANSWER_COLUMNS)
+    answers = values[column] if column is not None else None
+    if not isinstance(answers, (list, tuple)) or not all(isinstance(answer, str) for answer in answers):
+        return None
+    return [answer for answer in answers if answer.strip()]
 
 
 def question_prompt(values: Mapping[str, object], data: DataConfig) -> str:

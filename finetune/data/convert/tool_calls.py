@@ -19,9 +19,10 @@ def json_text(value: object, where: str) -> str:
 
 
 def read_calls(value: object, where: str) -> str:
-    """Return calls as JSON text of [{"type": "function", "function": {"name": …, "arguments": {…}}}, …].
+    """Return calls as JSON text of [{"id": …, "type": "function", "function": {"name": …, "arguments": {…}}}, …].
 
     A call may be OpenAI's object or the bare {"name": …, "arguments": …}; the arguments an object or its JSON text.
+    A call without an id is written without one.
 
     Raises:
         RowProblem: wrong_type.
@@ -39,8 +40,17 @@ def read_calls(value: object, where: str) -> str:
             arguments = {}
         if not isinstance(arguments, dict):
             raise RowProblem("wrong_type", f"{where} calls {function['name']!r} with arguments that are no JSON object")
-        written.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
+        identity = call_id(call.get("id")) if isinstance(call, dict) else None
+        named: dict[str, object] = {} if identity is None else {"id": identity}
+        written.append(named | {"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return json_text(written, where)
+
+
+def call_id(value: object) -> str | None:
+    """The id of a call, or of the call that a tool turn answers: text or a whole number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    return str(value).strip() or None
 
 
 def read_tools(values: Mapping[str, object]) -> str | None:

@@ -6,11 +6,13 @@ templates of the data set, once to measure the rest.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.convert.cells import find_column, is_null, parsed_cell
+from finetune.data.convert.choices import OPTION_COLUMNS, letter_columns
 from finetune.data.likeness.run_index import ItemRuns, RunIndex
 from finetune.data.likeness.word_hashes import RowWords, fold, hash_rows, locate_words
 from finetune.data.load import read_rows
@@ -23,9 +25,12 @@ MOST_TRAINING_SHARE, FEWEST_TRAINING_ROWS = 0.01, 10
 MOST_ITEM_SHARE = 0.5
 """Nor does one in more than half of the items (and more than 10)."""
 TEMPLATE_WORDS = 6
-"""Words in a template run of so many words do not count either, nor do single letters and digits: a match needs two
-thirds of `words` others."""
+"""Words in a template run of so many words do not count either, nor do single letters and digits, nor an item's list of
+options: a match needs two thirds of `words` others, or all others of an item that has fewer."""
+FEWEST_TELLING_WORDS = 5
+"""An item that says less beside its options is told by them too."""
 
+Pair = TypeVar("Pair", bound=tuple[str, ...])
 _BATCH_ROWS, _BATCH_CHARACTERS = 1024, 1 << 20
 _EXCERPT_CHARACTERS = 200
 _ID_COLUMNS = ("id", "item_id", "question_id", "task_id", "qid", "uid", "idx", "_id")
@@ -34,6 +39,15 @@ _NOT_TEXT = frozenset((
     "group", "level", "label", "entry_point", "language", "lang", "date", "license", "answer_idx", "answerkey",
     "meta_info", "metadata", "topic", "topic_name", "dataset",
 ))  # fmt: skip
+
+
+class Item(NamedTuple):
+    """A test or benchmark item."""
+
+    item_id: str
+    text: str
+    options: str = ""
+    """The part of `text` that lists the options of a choice item; wrong ones may stand in many items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +65,21 @@ class Overlap:
 
 
 def find_contamination(
-    items: Iterable[tuple[str, str]], training: Iterable[tuple[str, str]], *, words: int
+    items: Iterable[Item | tuple[str, str]], training: Iterable[tuple[str, str]], *, words: int
 ) -> list[Overlap]:
     """Measure each item's longest run of words that a training row holds too; those of `words` or more are returned.
 
-    `items` are (id, text), `training` is (source, text) and is gone through twice. Capitals and punctuation do not
-    matter. Items of 5 to `words` - 1 words count where a training row holds them whole.
+    `items` are `Item` or (id, text), `training` is (source, text) and is gone through twice. Capitals and punctuation
+    do not matter. Items of 5 to `words` - 1 words count where a training row holds them whole. Options that an item
+    shares with a row do not count by themselves.
     """
     ids: list[str] = []
     runs = ItemRuns()
-    for batch in _batches(items):
-        ids += [item_id for item_id, _ in batch]
-        runs.add(hash_rows([text for _, text in batch]))
+    in_options: list[NDArray[np.bool_]] = []
+    for batch in _batches(Item(*item) for item in items):
+        ids += [item.item_id for item in batch]
+        runs.add(hash_rows([item.text for item in batch]))
+        in_options += map(_option_words, batch)
     indexes = [
         RunIndex(runs, length, whole=length < words, most_share=MOST_ITEM_SHARE)
         for length in runs.lengths(SHORTEST_ITEM_WORDS, words)
@@ -78,7 +95,7 @@ def find_contamination(
             index.count(row_words)
     for index in (short, *indexes):
         index.drop_templates(max(FEWEST_TRAINING_ROWS, MOST_TRAINING_SHARE * num_rows))
-    best = _Best(runs, short.template_words(), words)
+    best = _Best(runs, short.template_words(), np.concatenate(in_options), words)
     for batch in _batches(training):
         row_words = hash_rows([text for _, text in batch])
         for index in indexes:
@@ -89,10 +106,20 @@ def find_contamination(
 class _Best:
     """The longest run of each item so far, and which of its words were found."""
 
-    def __init__(self, runs: ItemRuns, in_template: NDArray[np.bool_], words: int) -> None:
+    def __init__(
+        self, runs: ItemRuns, in_template: NDArray[np.bool_], in_options: NDArray[np.bool_], words: int
+    ) -> None:
         self._runs = runs
         self._words = words
-        self._telling = np.concatenate(([0], np.cumsum(~in_template & ~runs.words.is_single)))
+        telling = ~in_template & ~runs.words.is_single
+        self._needed = np.full(runs.num_items, 2 * words / 3)
+        for item in range(runs.num_items):
+            own = slice(runs.start(item), runs.start(item + 1))
+            num_telling = int(np.count_nonzero(telling[own] & ~in_options[own]))
+            if in_options[own].any() and num_telling >= FEWEST_TELLING_WORDS:
+                telling[own] &= ~in_options[own]
+                self._needed[item] = min(self._needed[item], num_telling)
+        self._telling = np.concatenate(([0], np.cumsum(telling)))
         self._longest = np.zeros(runs.num_items, dtype=np.int64)
         self._found = np.zeros(runs.num_words, dtype=bool)
         self._places: dict[int, tuple[str, str]] = {}
@@ -102,7 +129,7 @@ class _Best:
         for match in index.matches(row_words):
             start = self._runs.start(match.item) + match.item_place
             num_telling = self._telling[start + match.num_words] - self._telling[start]
-            if match.num_words >= self._words and 3 * num_telling < 2 * self._words:
+            if match.num_words >= self._words and num_telling < self._needed[match.item]:
                 continue
             self._found[start : start + match.num_words] = True
             if match.num_words > self._longest[match.item]:
@@ -120,8 +147,16 @@ class _Best:
         return found
 
 
-def benchmark_items(path: str) -> Iterator[tuple[str, str]]:
-    """Read the items of a benchmark file of any kind as (id, text): all its text columns, lists and objects joined.
+def _option_words(item: Item) -> NDArray[np.bool_]:
+    """Which words of an item's text stand in its list of options."""
+    start = item.text.find(item.options) if item.options else -1
+    parts = [item.text] if start < 0 else [item.text[:start], item.options, item.text[start + len(item.options) :]]
+    counts = np.diff(hash_rows(parts).offsets)
+    return np.repeat(np.arange(len(parts)) == 1, counts)
+
+
+def benchmark_items(path: str) -> Iterator[Item]:
+    """Read the items of a benchmark file of any kind: all its text columns, lists and objects joined.
 
     Names, labels and addresses (columns such as id, source, subject, category) are left out, and rows without text.
 
@@ -133,7 +168,14 @@ def benchmark_items(path: str) -> Iterator[tuple[str, str]]:
             continue
         text = "\n".join(_texts(row.values))
         if text:
-            yield _item_id(row, number), text
+            yield Item(_item_id(row, number), text, _options_text(row.values))
+
+
+def _options_text(values: Mapping[str, object]) -> str:
+    """The options of a row as they stand in its text; "" where they have no column, or several apart."""
+    column = find_column(values, *OPTION_COLUMNS)
+    columns = [column] if column is not None else letter_columns(values)
+    return "\n".join(_texts({name: values[name] for name in columns}))
 
 
 def _item_id(row: RawRow, number: int) -> str:
@@ -160,9 +202,9 @@ def _texts(value: object, column: str = "") -> Iterator[str]:
             yield from _texts(cell)
 
 
-def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Gather pairs until there are many, or their texts are long."""
-    batch: list[tuple[str, str]] = []
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Gather pairs of a name and a text until there are many, or their texts are long."""
+    batch: list[Pair] = []
     num_characters = 0
     for pair in pairs:
         batch.append(pair)

@@ -31,8 +31,8 @@ class BandFile:
         self._blocks: list[int] = []
         self.num_rows = 0
 
-    def add(self, texts: Sequence[str]) -> None:
-        """Sign some rows."""
+    def add(self, texts: Sequence[str]) -> Hashes:
+        """Sign some rows and return the hashes of all their words."""
         from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (it has no stubs)
 
         words = hash_rows(texts)
@@ -49,6 +49,7 @@ class BandFile:
         self.num_rows += len(texts)
         if self._num_waiting >= _BLOCK_ROWS:
             self._write()
+        return words.hashes
 
     def ordered(self, band: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
         """Return the rows sorted by the keys from `band` on, and the keys of that band in this order."""

@@ -1,10 +1,11 @@
-"""Tells a misread or mistyped word from another word. Used by row_differences.py."""
+"""Tells a misread or mistyped word from another word. Used by row_differences.py and vocabulary.py."""
 
 import re
 from collections.abc import Sequence
 
 _APOSTROPHE = re.compile("['’]")
 _CONFUSED = re.compile(r"(?<=[^\W\d_])[015]|[015](?=[^\W\d_])")
+_BLOCK = 32
 _LETTER_OF = {"0": "o", "1": "l", "5": "s"}
 
 
@@ -15,7 +16,8 @@ def is_misprint(word: str, other: str) -> bool:
     another (m for rn, 1 for l), but not at an end, so that typical and atypical, employer and employee stay two words.
     Numbers never differ by misprint.
     """
-    word, other = (_APOSTROPHE.sub("", text) for text in (word, other))
+    if not (word.isalnum() and other.isalnum()):
+        word, other = (_APOSTROPHE.sub("", text) for text in (word, other))
     if word == other:
         return True
     if word.isdigit() or other.isdigit():
@@ -42,9 +44,18 @@ def common_ends(first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
     """Number of equal words at the front and, behind those, at the end."""
     shorter = min(len(first), len(second))
     start = 0
+    while start + _BLOCK <= shorter and first[start : start + _BLOCK] == second[start : start + _BLOCK]:
+        start += _BLOCK
     while start < shorter and first[start] == second[start]:
         start += 1
     end = 0
+    while end + _BLOCK <= shorter - start and _block_before(first, end) == _block_before(second, end):
+        end += _BLOCK
     while end < shorter - start and first[-1 - end] == second[-1 - end]:
         end += 1
     return start, end
+
+
+def _block_before(text: Sequence[str], end: int) -> Sequence[str]:
+    """Some words or letters that stand before the last `end` ones."""
+    return text[len(text) - end - _BLOCK : len(text) - end]

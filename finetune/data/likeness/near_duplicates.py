@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.data.likeness.minhash_bands import NUM_BANDS, BandFile, Candidates
-from finetune.data.likeness.row_differences import PreparedRow, Relation, compare_rows, prepare_row, split_sentences
+from finetune.data.likeness.prepared_rows import PreparedRow, RowPreparer, split_sentences
+from finetune.data.likeness.row_differences import Relation, compare_rows
+from finetune.data.likeness.vocabulary import Vocabulary
+from finetune.data.turn_text import turn_text
 from finetune.records import Conversation
 
 RELATED_PER_ROW = 3
@@ -23,7 +26,7 @@ _BATCH_ROWS, _BATCH_CHARACTERS = 2048, 1 << 20
 _TEMPLATE_SHARE, _FEWEST_TEMPLATE_ROWS = 0.05, 50
 _SENTENCE_CHARACTERS = 40
 _COUNTERS = 1 << 20
-_CACHED_WORDS = 200_000
+_KEPT_SIZE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class NearDuplicateFinder:
         self._similarity = similarity
         self._bands = BandFile(seed)
         self._sentences = _SentenceCounter()
+        self._vocabulary = Vocabulary()
         self._texts: list[str] = []
         self._num_characters = 0
         self._templates: frozenset[str] | None = None
@@ -86,7 +90,9 @@ class NearDuplicateFinder:
             earlier = dict.fromkeys(repeats.get(other, other) for other in candidates.of(row))
             links: list[Related] = []
             for like in earlier:
-                relation, share = compare_rows(prepared.get(like), prepared.get(row), self._similarity)
+                relation, share = compare_rows(
+                    prepared.get(like), prepared.get(row), self._similarity, self._vocabulary.is_slip
+                )
                 if relation is Relation.same:
                     matches.append(Match(row, like, share))
                     repeats[row] = like
@@ -108,7 +114,7 @@ class NearDuplicateFinder:
             self._templates = _frequent_sentences(texts)
         if self._templates:
             texts = [_without(text, self._templates) for text in texts]
-        self._bands.add(texts)
+        self._vocabulary.add(self._bands.add(texts))
         self._texts, self._num_characters = [], 0
 
 
@@ -137,28 +143,26 @@ class _PreparedRows:
 
     def __init__(self, read: Callable[[int], Conversation], sentences: _SentenceCounter) -> None:
         self._read = read
-        self._sentences = sentences
-        self._kept: OrderedDict[int, PreparedRow] = OrderedDict()
-        self._num_words = 0
+        self._preparer = RowPreparer(sentences.is_template)
+        self._kept: OrderedDict[int, tuple[PreparedRow, int]] = OrderedDict()
+        self._size = 0
 
     def get(self, number: int) -> PreparedRow:
         """Read and prepare a row, unless it was among the last ones."""
-        row = self._kept.get(number)
-        if row is not None:
-            self._kept.move_to_end(number)
-            return row
-        row = prepare_row(self._read(number), self._sentences.is_template)
-        self._kept[number] = row
-        self._num_words += row.num_words
-        while self._num_words > _CACHED_WORDS and len(self._kept) > 2:
-            self._num_words -= self._kept.popitem(last=False)[1].num_words
+        row, known_size = self._kept.pop(number, (None, 0))
+        if row is None:
+            row = self._preparer.prepare(self._read(number))
+        self._kept[number] = row, row.size
+        self._size += row.size - known_size
+        while self._size > _KEPT_SIZE and len(self._kept) > 2:
+            self._size -= self._kept.popitem(last=False)[1][1]
         return row
 
 
 def _whole_text(conversation: Conversation) -> str:
     if conversation.text is not None:
         return conversation.text
-    return "\n".join(message.content + (message.tool_calls or "") for message in conversation.messages)
+    return "\n".join(turn_text(message) for message in conversation.messages)
 
 
 def _hash(sentence: str) -> int:

@@ -5,37 +5,24 @@ Rows that share a long context but ask different things, or have different answe
 
 import difflib
 import enum
+import itertools
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from finetune.data.likeness.misprints import common_ends, is_misprint
-from finetune.data.likeness.word_hashes import UNSPACED_CLASS, fold
-from finetune.records import Conversation
+from finetune.data.likeness.prepared_rows import RUN_WORDS, Part, Passage, PreparedRow, Run, Segment, runs_in_order
 
 SHORT_WORDS = 25
 """A line, question or answer with fewer words must be equal but for misprints; longer ones may differ in part."""
 SHORTEST_DATED_WORDS = 12
 """A statement (no question, no answer) of so many words may also differ in its dates."""
-CONTEXT_WORDS = 25
-"""Rows are related when they share a passage of so many words."""
 
 _WORDS_PER_MISPRINT = 8
 _MOST_CHANGED_NUMBERS = 0.5
-_RUN_WORDS = 5
 _ALIGNED_WORDS = 100
 
-_TOKEN = re.compile(
-    rf"[{UNSPACED_CLASS}]"
-    r"|\d+(?:[.,:/-]\d+)*(?![^\W_])"
-    rf"|[^\W_{UNSPACED_CLASS}]+(?:['’][^\W_{UNSPACED_CLASS}]+)*"
-    r"|[<>=!]=|[<>=≤≥≠±×÷+/%]"
-    r"|(?<=[\w)\]])\*\*?(?=[\w(\[])|(?<=[\w)\]] )(?:\*\*?|-|&|\|)(?= [\w(\[])"
-    r"|(?<![\w.])-(?=[\d.])|(?<=[\d)\]])-(?=[\w(])"
-)
-_QUESTION_MARKS = ("?", "？", "؟")
-_STATEMENT_ENDS = (". ", "! ", ": ", "; ", "。", "！")
-_WRAPPED = re.compile(r"(?<=[^\s.?!:;。？！؟])[ \t]*\n[ \t]*(?=[a-zà-ÿ])")
 _DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|(?:19|20)\d\d")
 _MONTHS = frozenset((
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
@@ -51,89 +38,20 @@ class Relation(enum.Enum):
     different = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A line or a question of a part, as a range of its tokens."""
-
-    start: int
-    end: int
-    is_statement: bool
-    """No question, and no answer of a chat: its dates count less than other words."""
-
-    def may_differ(self, tokens: Sequence[str], places: Sequence[int], similarity: float) -> bool:
-        """Whether words at these places inside the segment may differ from its counterpart."""
-        length = self.end - self.start
-        if len(places) > (1 - similarity) * length:
-            return False
-        if length >= SHORT_WORDS:
-            return True
-        dated = self.is_statement and length >= SHORTEST_DATED_WORDS
-        return dated and all(_is_date(tokens, place) for place in places)
+Alike = Callable[[str, str], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The prompt or the answer of a row, as tokens and the segments that they belong to."""
-
-    tokens: list[str]
-    segments: list[Segment]
-
-
-@dataclass(slots=True)
-class PreparedRow:
-    """A row as it is compared; `contexts` are its long segments that are no template of the data set."""
-
-    prompt: Part
-    answer: Part
-    is_text: bool
-    contexts: list[list[str]]
-    _runs: frozenset[tuple[str, ...]] | None = field(default=None)
-
-    @property
-    def num_words(self) -> int:
-        """Words of prompt and answer."""
-        return len(self.prompt.tokens) + len(self.answer.tokens)
-
-    def runs(self) -> frozenset[tuple[str, ...]]:
-        """All runs of five words of the row, made at the first call."""
-        if self._runs is None:
-            self._runs = _runs(self.prompt.tokens) | _runs(self.answer.tokens)
-        return self._runs
-
-
-def prepare_row(conversation: Conversation, is_template: Callable[[str], bool]) -> PreparedRow:
-    """Split a row into prompt and answer; a plain text is all answer. `is_template` tells sentences that many share."""
-    if conversation.text is not None:
-        tokens = split_words(conversation.text)
-        answer = Part(tokens, [Segment(0, len(tokens), True)])
-        return PreparedRow(Part([], []), answer, True, list(_contexts([conversation.text], is_template)))
-    texts = [message.content + (message.tool_calls or "") for message in conversation.messages]
-    lines = [line for text in texts for line in text.split("\n")]
-    tokens = split_words(texts[-1])
-    answer = Part(tokens, [Segment(0, len(tokens), False)])
-    return PreparedRow(
-        _split_part([*texts[:-1], conversation.tools or ""]), answer, False, list(_contexts(lines, is_template))
-    )
-
-
-def split_words(text: str) -> list[str]:
-    """Words, numbers and operators of the folded text; characters of scripts without spaces one by one."""
-    return _TOKEN.findall(fold(text))
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of each line in small letters; for finding what many rows say, so abbreviations do not matter. Fast."""
-    return text.casefold().replace("! ", ". ").replace("? ", ". ").replace("。", ". ").replace("\n", ". ").split(". ")
-
-
-def compare_rows(first: PreparedRow, second: PreparedRow, similarity: float) -> tuple[Relation, float]:
+def compare_rows(
+    first: PreparedRow, second: PreparedRow, similarity: float, is_slip: Alike = lambda word, other: False
+) -> tuple[Relation, float]:
     """Say what two rows are to each other, and which share of their words is the same (0 where that is not known).
 
     The same: answers and every long segment of the prompt share at least `similarity` of their words in their order,
     every short one all, misprints aside. Numbers in answers count most: with more than half of them changed, or any in
-    a short answer, rows are not the same. Related: a long segment of one stands in the other.
+    a short answer, rows are not the same. Related: a long segment of one stands in the other. `is_slip` tells of two
+    words that are not alike by themselves whether one is a misprint of the other; it is not asked of answers in chats.
     """
-    share = _same_share(first, second, similarity)
+    share = _same_share(first, second, similarity, is_slip)
     if share is not None:
         return Relation.same, share
     if _shares_context(first, second, similarity) or _shares_context(second, first, similarity):
@@ -141,7 +59,7 @@ def compare_rows(first: PreparedRow, second: PreparedRow, similarity: float) -> 
     return Relation.different, 0.0
 
 
-def _same_share(first: PreparedRow, second: PreparedRow, similarity: float) -> float | None:
+def _same_share(first: PreparedRow, second: PreparedRow, similarity: float, is_slip: Alike) -> float | None:
     if first.is_text != second.is_text:
         return None
     num_words = max(first.num_words, second.num_words)
@@ -149,7 +67,8 @@ def _same_share(first: PreparedRow, second: PreparedRow, similarity: float) -> f
         return None
     num_edits = 0
     for one, other in ((first.answer, second.answer), (first.prompt, second.prompt)):
-        edits = find_edits(one.tokens, other.tokens, similarity)
+        takes_slips = first.is_text or one is first.prompt
+        edits = find_edits(one.tokens, other.tokens, similarity, is_slip if takes_slips else None)
         if edits is None:
             return None
         for part, places in ((one, edits.first), (other, edits.second)):
@@ -157,7 +76,9 @@ def _same_share(first: PreparedRow, second: PreparedRow, similarity: float) -> f
                 return None
         if edits.num_misprints > max(1, max(len(one.tokens), len(other.tokens)) // _WORDS_PER_MISPRINT):
             return None
-        num_edits += max(len(edits.first), len(edits.second)) + edits.num_misprints
+        num_edits += (
+            max(_num_changes(one.tokens, edits.first), _num_changes(other.tokens, edits.second)) + edits.num_misprints
+        )
     share = 1 - num_edits / max(num_words, 1)
     return share if share >= similarity else None
 
@@ -168,7 +89,7 @@ def _may_differ(part: Part, places: Sequence[int], similarity: float, *, numbers
         return True
     for segment in part.segments:
         inside = [place for place in places if segment.start <= place < segment.end]
-        if inside and not segment.may_differ(part.tokens, inside, similarity):
+        if inside and not _segment_may_differ(segment, part.tokens, inside, similarity):
             return False
     if not numbers_count:
         return True
@@ -176,6 +97,25 @@ def _may_differ(part: Part, places: Sequence[int], similarity: float, *, numbers
     if not changed:
         return True
     return changed <= _MOST_CHANGED_NUMBERS * sum(_is_number(part.tokens, place) for place in range(len(part.tokens)))
+
+
+def _segment_may_differ(segment: Segment, tokens: Sequence[str], places: Sequence[int], similarity: float) -> bool:
+    """Whether words at these places inside the segment may differ from its counterpart."""
+    length = segment.end - segment.start
+    if _num_changes(tokens, places) > (1 - similarity) * length:
+        return False
+    if length >= SHORT_WORDS:
+        return True
+    dated = segment.is_statement and length >= SHORTEST_DATED_WORDS
+    return dated and all(_is_date(tokens, place) for place in places)
+
+
+def _num_changes(tokens: Sequence[str], places: Sequence[int]) -> int:
+    """Words at these places (ascending), where the words of one date count once."""
+    return len(places) - sum(
+        place == before + 1 and _is_date(tokens, before) and _is_date(tokens, place)
+        for before, place in pairwise(places)
+    )
 
 
 def _is_number(tokens: Sequence[str], place: int) -> bool:
@@ -200,51 +140,53 @@ class Edits:
     num_misprints: int
 
 
-def find_edits(first: Sequence[str], second: Sequence[str], similarity: float) -> Edits | None:
+def find_edits(
+    first: Sequence[str], second: Sequence[str], similarity: float, is_slip: Alike | None = None
+) -> Edits | None:
     """Align two texts word by word; None where they plainly share less than `similarity` of their words."""
     start, end = common_ends(first, second)
     places = [range(start, len(first) - end), range(start, len(second) - end)]
     if max(map(len, places)) > _ALIGNED_WORDS:
-        runs = _runs(first[start : len(first) - end]), _runs(second[start : len(second) - end])
+        runs = [frozenset(runs_in_order(text[start : len(text) - end])) for text in (first, second)]
         places = [
             _uncovered(first, start, len(first) - end, runs[1]),
             _uncovered(second, start, len(second) - end, runs[0]),
         ]
-        allowed = (1 - similarity) * max(len(first), len(second)) + _RUN_WORDS
+        allowed = (1 - similarity) * max(len(first), len(second)) + RUN_WORDS
         if max(map(len, places)) > allowed:
             return None
-    return _align(first, second, *places)
-
-
-def _runs(tokens: Sequence[str]) -> frozenset[tuple[str, ...]]:
-    return frozenset(_runs_in_order(tokens))
-
-
-def _runs_in_order(tokens: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    return zip(*(tokens[place:] for place in range(_RUN_WORDS)), strict=False)
+    return _align(first, second, places[0], places[1], is_slip)
 
 
 def _uncovered(tokens: Sequence[str], start: int, end: int, runs: Container[tuple[str, ...]]) -> list[int]:
     """Places between `start` and `end` that stand in none of the runs."""
     covered_to = start
     uncovered: list[int] = []
-    for place, run in enumerate(_runs_in_order(tokens[start:end]), start=start):
+    for place, run in enumerate(runs_in_order(tokens[start:end]), start=start):
         if run in runs:
             uncovered.extend(range(covered_to, place))
-            covered_to = place + _RUN_WORDS
+            covered_to = place + RUN_WORDS
     uncovered.extend(range(covered_to, end))
     return uncovered
 
 
-def _align(first: Sequence[str], second: Sequence[str], places: Sequence[int], other: Sequence[int]) -> Edits:
+def _align(
+    first: Sequence[str], second: Sequence[str], places: Sequence[int], other: Sequence[int], is_slip: Alike | None
+) -> Edits:
     """Align the words at `places` with those at `other`; misprints pair up, the rest are edits."""
+    if not places and not other:
+        return Edits([], [], 0)
     left, right = [first[place] for place in places], [second[place] for place in other]
     edits = Edits([], [], 0)
     num_misprints = 0
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+    if not left or not right or set(left).isdisjoint(right):
+        steps = [("replace", 0, len(left), 0, len(right))]
+    else:
+        steps = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    for kind, a, b, c, d in steps:
         if kind == "equal":
             continue
-        if _are_misprints(left[a:b], right[c:d]):
+        if _are_misprints(left[a:b], right[c:d], is_slip):
             num_misprints += max(b - a, d - c)
             continue
         edits.first.extend(places[a:b])
@@ -252,55 +194,28 @@ def _align(first: Sequence[str], second: Sequence[str], places: Sequence[int], o
     return Edits(edits.first, edits.second, num_misprints)
 
 
-def _are_misprints(left: Sequence[str], right: Sequence[str]) -> bool:
+def _are_misprints(left: Sequence[str], right: Sequence[str], is_slip: Alike | None) -> bool:
     """Whether some words differ from others by a misprint each, or by a lost or added space."""
     if len(left) == len(right):
-        return all(map(is_misprint, left, right))
+        return all(
+            is_misprint(word, other) or (is_slip is not None and is_slip(word, other))
+            for word, other in zip(left, right, strict=True)
+        )
     return max(len(left), len(right)) <= 3 and is_misprint("".join(left), "".join(right))
 
 
 def _shares_context(row: PreparedRow, other: PreparedRow, similarity: float) -> bool:
-    """Whether a long segment of `row` stands in `other`, up to `similarity` of its words."""
-    for context in row.contexts:
-        if other.runs().isdisjoint(_runs(context)):
-            continue
-        missing = _uncovered(context, 0, len(context), other.runs())
-        if len(missing) <= (1 - similarity) * len(context):
-            return True
-    return False
+    """Whether a passage of `row` stands in `other`, up to `similarity` of its words."""
+    return any(
+        other.holds(context.tokens) or _num_missing(context, other.runs()) <= (1 - similarity) * len(context.tokens)
+        for context in row.contexts
+    )
 
 
-def _split_part(texts: Sequence[str]) -> Part:
-    """Tokens of the prompt, with each line, and each question inside a line, as a segment."""
-    tokens: list[str] = []
-    segments: list[Segment] = []
-    for text in texts:
-        for piece in _pieces(text):
-            start = len(tokens)
-            is_question = piece.endswith(_QUESTION_MARKS)
-            tokens += split_words(piece)
-            if len(tokens) > start:
-                segments.append(Segment(start, len(tokens), not is_question))
-    return Part(tokens, segments)
-
-
-def _pieces(text: str) -> Iterable[str]:
-    """Lines of a text (a line that goes on in lower case is joined), questions apart from the rest."""
-    for line in _WRAPPED.sub(" ", text).split("\n"):
-        passed = 0
-        for mark in re.finditer(r"[?？؟]", line):
-            start = max(line.rfind(end, passed, mark.start()) for end in _STATEMENT_ENDS) + 1
-            start = max(start, passed)
-            yield line[passed:start]
-            yield line[start : mark.end()]
-            passed = mark.end()
-        yield line[passed:]
-
-
-def _contexts(lines: Iterable[str], is_template: Callable[[str], bool]) -> Iterable[list[str]]:
-    """Lines that are long even without the sentences that many rows share, as words."""
-    for line in lines:
-        if len(line) >= CONTEXT_WORDS:
-            tokens = split_words(" ".join(part for part in split_sentences(line) if not is_template(part)))
-            if len(tokens) >= CONTEXT_WORDS:
-                yield tokens
+def _num_missing(passage: Passage, runs: frozenset[Run]) -> int:
+    """Words of a passage that stand in none of the runs."""
+    num_covered = covered_to = 0
+    for place in itertools.compress(itertools.count(), map(runs.__contains__, passage.runs())):
+        num_covered += place + RUN_WORDS - max(covered_to, place)
+        covered_to = place + RUN_WORDS
+    return len(passage.tokens) - num_covered

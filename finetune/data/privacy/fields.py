@@ -50,11 +50,12 @@ def _visit(conversation: Conversation, change: Change) -> Conversation:
 
 
 def _visit_message(message: Message, change: Change) -> Message:
-    calls = message.tool_calls
+    calls, thoughts = message.tool_calls, message.reasoning_content
     return replace(
         message,
         content=_visit_json(message.content, change),
         tool_calls=None if calls is None else _visit_json(calls, change),
+        reasoning_content=None if thoughts is None else _visit_json(thoughts, change),
     )
 
 

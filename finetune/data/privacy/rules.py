@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from finetune.data.privacy.checksums import compact
 
@@ -76,9 +77,21 @@ def near(
     return 0.0
 
 
-def rule(kind: str, pattern: str, *, flags: int = 0, **options: object) -> Rule:
+class RuleOptions(TypedDict, total=False):
+    """The fields of a `Rule` that have a default."""
+
+    valid: Callable[[str], bool] | None
+    check: Callable[[str], bool] | None
+    fits: Callable[[str, int, int], bool] | None
+    context: re.Pattern[str] | None
+    before: int
+    after: int
+    score: float
+
+
+def rule(kind: str, pattern: str, *, flags: int = 0, **options: Unpack[RuleOptions]) -> Rule:
     """Make a rule from the source of its pattern."""
-    return Rule(kind=kind, pattern=re.compile(pattern, flags), **options)  # type: ignore[arg-type]
+    return Rule(kind=kind, pattern=re.compile(pattern, flags), **options)
 
 
 def words(*phrases: str) -> re.Pattern[str]:

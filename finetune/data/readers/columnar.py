@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.readers.compressed import FREE_BYTES
-from finetune.data.readers.raw import Limits, RawRow, SourceFile, name_bytes, too_long
+from finetune.data.readers.raw import Limits, RawRow, SourceFile, name_bytes, row_within, too_long
 from finetune.errors import DataError
 from finetune.records import Rejection
 
@@ -60,21 +60,7 @@ def _rows(batches: Iterable[Any], name: str, number: int, limits: Limits) -> Ite
     for batch in batches:
         for values in batch.to_pylist():
             number += 1
-            source = f"{name}:{number}"
-            num_bytes = sum(_num_bytes(cell) for cell in values.values())
-            if num_bytes > limits.max_line_bytes:
-                yield too_long(source, "a row", num_bytes, limits, values)
-            else:
-                yield RawRow(values, source)
-
-
-def _num_bytes(cell: object) -> int:
-    """About the bytes of the text in a cell."""
-    if isinstance(cell, str | bytes):
-        return len(cell)
-    if isinstance(cell, list):
-        return sum(map(_num_bytes, cell))
-    return sum(map(_num_bytes, cell.values())) if isinstance(cell, dict) else 8
+            yield row_within(values, f"{name}:{number}", limits)
 
 
 def is_arrow_folder(folder: Path) -> bool:

@@ -4,12 +4,20 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from finetune.data.readers.raw import RawRow
+from finetune.data.readers.raw import Limits, RawRow, row_within
 from finetune.errors import DataError
+from finetune.records import Rejection
+
+_DEFAULTS = Limits()
 
 
-def read_hub(hub_id: str, *, subset: str | None, split: str, offline: bool) -> Iterator[RawRow]:
+def read_hub(
+    hub_id: str, *, subset: str | None, split: str, offline: bool, limits: Limits = _DEFAULTS
+) -> Iterator[RawRow | Rejection]:
     """Yield the rows of a hub data set; `offline` uses what is on disk and opens no connection.
+
+    A row of more than `data.max_line_bytes` comes as its Rejection. `data.max_expansion` does not apply: `datasets` has
+    unpacked the files before the first row is seen.
 
     Raises:
         DataError: the data set is missing, gated or unreachable, or has no such subset or split.
@@ -29,7 +37,7 @@ def read_hub(hub_id: str, *, subset: str | None, split: str, offline: bool) -> I
     except Exception as error:
         raise DataError(_explain(hub_id, error, subset=subset, split=split, offline=offline)) from error
     for number, values in enumerate(rows, start=1):
-        yield RawRow(dict(values), f"{hub_id}[{split}]:{number}")
+        yield row_within(dict(values), f"{hub_id}[{split}]:{number}", limits)
 
 
 def _go_offline(datasets: Any) -> None:

@@ -154,3 +154,20 @@ def too_long(source: str, what: str, num_bytes: int, limits: Limits, content: ob
         "the limit (costs memory)"
     )
     return rejected(source, "too_long", detail, content)
+
+
+def row_within(values: dict[str, object], source: str, limits: Limits) -> RawRow | Rejection:
+    """The row of a table that was read cell by cell, or its Rejection where it is beyond `data.max_line_bytes`."""
+    num_bytes = sum(_num_bytes(cell) for cell in values.values())
+    if num_bytes > limits.max_line_bytes:
+        return too_long(source, "a row", num_bytes, limits, values)
+    return RawRow(values, source)
+
+
+def _num_bytes(cell: object) -> int:
+    """About the bytes of the text in a cell."""
+    if isinstance(cell, str | bytes):
+        return len(cell)
+    if isinstance(cell, list):
+        return sum(map(_num_bytes, cell))
+    return sum(map(_num_bytes, cell.values())) if isinstance(cell, dict) else 8

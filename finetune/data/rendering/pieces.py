@@ -71,7 +71,12 @@ def _contents(conversation: Conversation, text: str) -> list[tuple[int, int]] | 
     found: list[tuple[int, int]] = []
     cursor = 0
     for message in conversation.messages:
+        thoughts = (message.reasoning_content or "").strip()
+        place = text.find(thoughts, cursor) if thoughts else -1
         core = message.content.strip()
+        if place >= 0 and core in text[place + len(thoughts) :]:
+            found.append((place, place + len(thoughts)))
+            cursor = place + len(thoughts)
         place = text.find(core, 0 if message.role == "system" else cursor)
         if place < 0:
             return None

@@ -26,6 +26,8 @@ class RenderedChat:
     answers: tuple[Span, ...]
     contents: tuple[Span | None, ...]
     """One per message; None where it has no content of its own."""
+    thoughts: tuple[Span | None, ...]
+    """One per message; None where it has no thoughts, or the template drops them."""
 
 
 def render_text(
@@ -66,7 +68,7 @@ def render_chat(
         raise ModelError(f"the chat template marks no answer of the assistant as generated. {WAY_OUT}")
     if last_turn_only:
         spans = [span for span in spans if span[0] >= places.before_last_answer] or spans[-1:]
-    return RenderedChat(text, tuple(spans), places.contents)
+    return RenderedChat(text, tuple(spans), places.contents, places.thoughts)
 
 
 def _floor(contents: Sequence[Span | None], start: int, end: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.data.rendering.entries import chat_entries
 from finetune.data.rendering.spans import Span
 from finetune.data.rendering.turns import TurnMarks, learn_turn_marks
 from finetune.errors import DataError, ModelError, one_line
@@ -75,22 +76,23 @@ def write(
 ) -> tuple[str, list[Span] | None]:
     """Write messages as the template does; with the spans that {% generation %} marks, None where it has no markers.
 
-    A template that takes a call's arguments as JSON text alone gets them so.
+    A template that takes a call's arguments as JSON text alone gets them so, and one that refuses the ids of the calls,
+    or that there are none, gets ids of nine letters and digits.
 
     Raises:
         RenderProblem: the template raises an error.
     """
-    chat = [_chat_entry(message) for message in messages]
     tool_list = json.loads(tools) if tools else None
     try:
-        return _run(chat, tool_list, template, add_generation_prompt)
+        return _run(chat_entries(messages), tool_list, template, add_generation_prompt)
     except Exception as error:
-        if any(message.tool_calls for message in messages):
+        ways = ((True, False), (False, True), (True, True)) if any(message.tool_calls for message in messages) else ()
+        for as_text, short_ids in ways:
             try:
-                chat = [_chat_entry(message, arguments_as_text=True) for message in messages]
+                chat = chat_entries(messages, arguments_as_text=as_text, short_ids=short_ids)
                 return _run(chat, tool_list, template, add_generation_prompt)
             except Exception:
-                pass
+                continue
         raise RenderProblem(f"the chat template cannot write it ({one_line(error)})") from error
 
 
@@ -121,15 +123,3 @@ def _run(
     if not has_markers:
         return rendered[0], None
     return rendered[0], [(int(start), int(end)) for start, end in marked[0]]
-
-
-def _chat_entry(message: Message, *, arguments_as_text: bool = False) -> dict[str, object]:
-    entry: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        calls = json.loads(message.tool_calls)
-        for call in calls if arguments_as_text else ():
-            function = call.get("function", call)
-            if not isinstance(function.get("arguments"), str):
-                function["arguments"] = json.dumps(function.get("arguments"), ensure_ascii=False)
-        entry["tool_calls"] = calls
-    return entry

@@ -5,7 +5,7 @@ turn. Marked and found answers are both trimmed to that, so that they are the sa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from finetune.data.rendering.spans import Span, common_prefix
@@ -13,6 +13,7 @@ from finetune.records import Message
 
 _QUESTIONS = ("the question number one", "the question number two")
 _ANSWERS = ("An answer number one", "An answer number two")
+_THOUGHTS = "Some thoughts about it"
 _SYSTEM = Message(role="system", content="Speak of the system")
 PROBE = tuple(
     Message(role=role, content=content)
@@ -46,6 +47,10 @@ class TurnMarks:
     """Those of them that begin a turn."""
     leads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What stands directly before a content, such as `<|im_start|>user\n`, by role."""
+    before_thoughts: str = ""
+    """What stands between a question and the thoughts before its answer, such as `<|im_end|>\n…\n<think>\n`."""
+    behind_thoughts: str = ""
+    """What stands between the thoughts and the answer, such as `\n</think>\n\n`."""
 
     def start(self, text: str, marked: int) -> int:
         """Where an answer begins that a generation marker lets begin at `marked`."""
@@ -103,6 +108,7 @@ def learn_turn_marks(render: Render, specials: tuple[str, ...]) -> TurnMarks:
     openings = {generation, *(opening.partition("<think>")[0] for opening in shared)}
     openings = {opening[len(closing) :] for opening in openings if len(opening) > len(closing)}
     endings = _endings(short[0], whole[0], specials)
+    before_thoughts, behind_thoughts = _around_thoughts(render)
     turns = "".join(openings) + _between(whole[0], _ANSWERS[0], _QUESTIONS[1])
     return TurnMarks(
         openings=_by_length(openings),
@@ -111,7 +117,18 @@ def learn_turn_marks(render: Render, specials: tuple[str, ...]) -> TurnMarks:
         specials=specials,
         openers=frozenset(token for token in specials if token in turns) - endings,
         leads=_leads([text[0] for text in (whole, short, ruled) if text], specials),
+        before_thoughts=before_thoughts,
+        behind_thoughts=behind_thoughts,
     )
+
+
+def _around_thoughts(render: Render) -> tuple[str, str]:
+    """What the template writes on both sides of thoughts; empty where it leaves thoughts out."""
+    thinking = replace(PROBE[1], reasoning_content=_THOUGHTS)
+    text, _ = render((PROBE[0], thinking), False) or ("", None)
+    if _THOUGHTS not in text:
+        return "", ""
+    return _between(text, _QUESTIONS[0], _THOUGHTS), _between(text, _THOUGHTS, _ANSWERS[0])
 
 
 def _leads(texts: Sequence[str], specials: Sequence[str]) -> dict[str, tuple[str, ...]]:

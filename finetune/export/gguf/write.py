@@ -4,9 +4,7 @@ Each value is read once, added to in float32, rounded or quantised once, and wri
 written. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
-import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +21,7 @@ from finetune.export.gguf.tensors import GgufTensor, Rows
 from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
-from finetune.export.stream import Block, in_order
+from finetune.export.stream import Block, appended, in_order
 from finetune.export.tensor_files import BLOCK_BYTES
 from finetune.progress import track
 
@@ -56,24 +54,17 @@ def write_gguf(
     check_values(plan)
     sizes = {tensor.name: num_bytes(tensor, types[tensor.name]) for tensor in tensors}
     check_disk(sum(sizes.values()), target)
-    digest = hashlib.sha256()
     with placed(target) as staged:
         write_header(staged, metadata, tensors, types, sizes)
-        with staged.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        with staged.open("ab") as file:
+        with appended(staged) as file:
             sources = _Sources(plan, importance or {})
             tasks = (
                 task for tensor in tensors for task in _tasks(tensor, types[tensor.name], sizes[tensor.name], sources)
             )
             for block in track(in_order(tasks), progress, total=sum(sizes.values()), unit="bytes", size=len):
                 file.write(block)
-                digest.update(block)
-            file.flush()
-            os.fsync(file.fileno())
         total = staged.stat().st_size
-    return ExportFiles(path=target, files=(ExportedFile(name=target.name, num_bytes=total, sha256=digest.hexdigest()),))
+    return ExportFiles(path=target, files=(ExportedFile(name=target.name, num_bytes=total, sha256=file.sha256),))
 
 
 def num_bytes(tensor: GgufTensor, type_name: str) -> int:

@@ -112,7 +112,7 @@ def test_one_wrong_tensor_fails_and_is_named(
     ("changes", "reason"),
     [
         ({"tokenizer.ggml.eos_token_id": 5}, "EOS token is 5"),
-        ({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}, "differently"),
+        ({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}, "BOS tokens"),
         ({"tokenizer.chat_template": "{{ messages[0]['content'] }}"}, "chat template"),
     ],
     ids=["end", "bos", "template"],
