@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,37 @@ def choice_rows(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def make_adapter(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a LoRA adapter with random values in all that training could have changed."""
+
+    def make(base_dir: Path, *, std: float = 0.05, **options: Any) -> Path:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(1)
+        base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32)
+        settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+        model = get_peft_model(base, LoraConfig(**(settings | options)))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "magnitude" in name:
+                    weight.mul_(1 + 0.1 * torch.randn_like(weight))
+                elif "lora_" in name:
+                    weight.normal_(std=std)
+                elif weight.requires_grad:
+                    weight.add_(0.1 * torch.randn_like(weight))
+        folder = tmp_path_factory.mktemp("adapter")
+        model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain_adapter_dir(tiny_model_dir: Path, make_adapter: Callable[..., Path]) -> Path:
+    """A LoRA adapter on all linear layers of the tiny model."""
+    return make_adapter(tiny_model_dir)

@@ -130,7 +130,14 @@ class Exporter:
         base_path = path.with_name(".base.gguf")
         try:
             write_gguf(base, base_path, tensors=layout.tensors, types=layout.types, metadata=layout.metadata)
-            found = verify_gguf(base_path, plain.value, self.reference, self._trained(layout), lora=path)
+            found = verify_gguf(
+                base_path,
+                plain.value,
+                self.reference,
+                self._trained(layout),
+                lora=path,
+                quantization_shift_kl_mean=self.shift,
+            )
         finally:
             base_path.unlink(missing_ok=True)
         return files, found

@@ -1,40 +1,10 @@
-"""Random adapters for tiny models, made with plain PEFT, which is also the oracle of every merge."""
+"""What plain PEFT computes, the oracle of every merge."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-MakeAdapter = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def make_adapter(tmp_path_factory: pytest.TempPathFactory) -> MakeAdapter:
-    """Return a function that saves a LoRA adapter with random values in all that training could have changed."""
-
-    def make(base_dir: Path, *, std: float = 0.05, **options: Any) -> Path:
-        import torch
-        from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForCausalLM
-
-        torch.manual_seed(1)
-        base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32)
-        settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-        model = get_peft_model(base, LoraConfig(**(settings | options)))
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if "magnitude" in name:
-                    weight.mul_(1 + 0.1 * torch.randn_like(weight))
-                elif "lora_" in name:
-                    weight.normal_(std=std)
-                elif weight.requires_grad:
-                    weight.add_(0.1 * torch.randn_like(weight))
-        folder = tmp_path_factory.mktemp("adapter")
-        model.save_pretrained(folder)
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +37,3 @@ def peft_merged() -> Callable[..., dict[str, Any]]:
         return PeftModel.from_pretrained(base, adapter_dir).merge_and_unload().state_dict()
 
     return merge
-
-
-@pytest.fixture(scope="session")
-def plain_adapter_dir(tiny_model_dir: Path, make_adapter: MakeAdapter) -> Path:
-    """A LoRA adapter on all linear layers of the tiny model."""
-    return make_adapter(tiny_model_dir)
