@@ -1,16 +1,18 @@
 """How fast rows become packed token ids with a loss mask: this project against TRL's own preparation.
 
-    python benchmarks/bench_data.py --source medquad.jsonl [--rows 50000] [--checks]
+    python benchmarks/bench_data.py --source medquad.jsonl [--rows 50000] [--checks [--pii-rows 2000]]
 
 The rows of `--source` (jsonl with `question` and `answer`) are repeated, each copy made distinct by a prefix, and
 written as chats into one jsonl file. Each side reads that file in a fresh process with empty caches, and ends with the
 ids and the mask of all rows, packed to 2,048 tokens; imports are not counted. Ours is measured without the search for
-near-duplicates, contamination and personal data; `--checks` measures what they cost. A longer row is continued in a
-further one by ours and cut off by TRL, which is why ours ends with more tokens. Prints one table and writes
-benchmarks/data.json.
+near-duplicates, contamination and personal data; `--checks` measures what each of them adds to reading the rows, in a
+second table: personal data on the first `--pii-rows` rows alone, since it takes minutes for all. A longer row is
+continued in a further one by ours and cut off by TRL, which is why ours ends with more tokens. Prints its tables and
+writes benchmarks/data.json.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,14 @@ CAPACITY = 2048
 Counts = dict[str, Any]
 
 
-def ours(path: Path, tokenizer: Any, folder: Path, near: str, pii: str, words: int = 0) -> Counts:
+def ours(path: Path, tokenizer: Any, folder: Path) -> Counts:
     """Read, tokenise and pack by this project's public path."""
-    from finetune.config import DataConfig, NearDuplicates
     from finetune.data.examples import lengths_of, num_supervised_of
     from finetune.data.pack import pack
     from finetune.data.read import read_splits
     from finetune.data.tokenize import tokenize_split
 
-    config = DataConfig(path=str(path), near_duplicates=NearDuplicates[near], pii=pii, contamination_words=words)
-    splits, ledger = read_splits(config, seed=0, offline=True)
+    splits, ledger = read_splits(without_checks(path), seed=0, offline=True)
     counts = {"rows": 0, "tokens": 0, "learned": 0, "packs": 0}
     for name in ("train", "validation", "test"):
         examples = tokenize_split(getattr(splits, name), tokenizer, CAPACITY, ledger, split=name)
@@ -48,6 +47,42 @@ def ours(path: Path, tokenizer: Any, folder: Path, near: str, pii: str, words: i
         counts["learned"] += num_supervised_of(examples)
         counts["packs"] += len(pack(lengths, CAPACITY))
     return counts
+
+
+def without_checks(path: Path, **options: Any) -> Any:
+    """The configuration of ours, with `options` in place of what is switched off."""
+    from finetune.config import DataConfig, NearDuplicates
+
+    off = {"near_duplicates": NearDuplicates.ignore, "pii": "off", "contamination_words": 0}
+    return DataConfig(path=str(path), **(off | options))
+
+
+def check(name: str, path: Path) -> Counts:
+    """Read the rows without any check and with one; the difference is what it costs.
+
+    A few rows are read before, so that neither time holds imports.
+    """
+    from finetune.config import NearDuplicates
+    from finetune.data.read import read_splits
+
+    options: dict[str, dict[str, Any]] = {
+        "near-duplicates": {"near_duplicates": NearDuplicates.report},
+        "contamination": {"contamination_words": 13},
+        "personal data": {"pii": "report"},
+    }
+    few = path.with_name("few.jsonl")
+    with path.open(encoding="utf-8") as file:
+        few.write_text("".join(itertools.islice(file, 50)), encoding="utf-8")
+    seconds: list[float] = []
+    rows = 0
+    for given in ({}, options[name]):
+        read_splits(without_checks(few, **given), seed=0, offline=True)
+        started = time.perf_counter()
+        _, ledger = read_splits(without_checks(path, **given), seed=0, offline=True)
+        seconds.append(time.perf_counter() - started)
+        rows = ledger.rows_in
+    cost = max(seconds[1] - seconds[0], 0.001)
+    return {"rows": rows, "reading_seconds": round(seconds[0], 2), "seconds": round(cost, 3)}
 
 
 def trl(path: Path, tokenizer: Any, folder: Path) -> Counts:
@@ -81,13 +116,11 @@ def trl(path: Path, tokenizer: Any, folder: Path) -> Counts:
 
 
 SIDES: dict[str, Callable[..., Counts]] = {
-    "ours": partial(ours, near="ignore", pii="off"),
-    "ours + near-duplicates": partial(ours, near="drop", pii="off"),
-    "ours + contamination": partial(ours, near="ignore", pii="off", words=13),
-    "ours + personal data": partial(ours, near="ignore", pii="report"),
+    "ours": ours,
     "trl": trl,
 }
-NEEDS = {"ours + personal data": "presidio-analyzer", "trl": "trl"}
+CHECKS = ("near-duplicates", "contamination", "personal data")
+NEEDS = {"near-duplicates": "rensa", "personal data": "presidio-analyzer", "trl": "trl"}
 
 
 def run_side(side: str, path: Path, model: str, folder: Path) -> Counts:
@@ -115,6 +148,18 @@ def run_side(side: str, path: Path, model: str, folder: Path) -> Counts:
         "import_seconds": round(ready - started, 2),
         "peak_memory_bytes": peak,
     }
+
+
+def check_table(results: dict[str, Counts], num_rows: int) -> str:
+    """One line per check: what it adds to reading, per row, and what all rows would take at that rate."""
+    heads = ("check", "rows", "reading s", "check s", "rows/s", f"s for {num_rows:,} rows")
+    lines: list[tuple[str, ...]] = [heads]
+    for name, found in results.items():
+        speed = found["rows"] / found["seconds"]
+        projected = f"{num_rows / speed:,.1f}" + ("" if found["rows"] == num_rows else " (projected)")
+        seconds = (f"{found['reading_seconds']:.1f}", f"{found['seconds']:.1f}", f"{speed:,.0f}")
+        lines.append((name, f"{found['rows']:,}", *seconds, projected))
+    return aligned(lines)
 
 
 def write_rows(source: Path, path: Path, num_rows: int) -> None:
@@ -167,7 +212,12 @@ def table(results: dict[str, Counts]) -> str:
         times = [f"{found['seconds']:.1f}", f"{found['cpu_seconds']:.1f}", f"{speed:,.0f}"]
         rate = f"{found['tokens'] / found['seconds']:,.0f}"
         lines.append((side, *numbers, *times, rate, f"{found['peak_memory_bytes'] / 1e6:,.0f}", f"{ratio:.2f}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return aligned(lines)
+
+
+def aligned(lines: list[tuple[str, ...]]) -> str:
+    """Cells of each column at its right edge."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
@@ -185,25 +235,37 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="jsonl with question and answer")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--tokenizer", default=str(ROOT / "models" / "embedded"))
-    parser.add_argument("--checks", action="store_true", help="measure near-duplicates and personal data too")
+    parser.add_argument("--checks", action="store_true", help="measure what each check costs, too")
+    parser.add_argument("--pii-rows", type=int, default=2000, help="rows in which personal data is looked for")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "data.json")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=(*SIDES, *CHECKS), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(run_side(arguments.side, arguments.file, arguments.tokenizer, arguments.folder)))
+        if arguments.side in CHECKS:
+            found = check(arguments.side, arguments.file)
+        else:
+            found = run_side(arguments.side, arguments.file, arguments.tokenizer, arguments.folder)
+        print(json.dumps(found))
         return
     if arguments.source is None:
         parser.error("--source is missing: a jsonl file with question and answer")
-    sides = [side for side in SIDES if (arguments.checks or "+" not in side) and installed(NEEDS.get(side))]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "chats.jsonl"
+        path, sample = Path(folder) / "chats.jsonl", Path(folder) / "sample.jsonl"
         write_rows(arguments.source, path, arguments.rows)
+        write_rows(arguments.source, sample, min(arguments.rows, arguments.pii_rows))
+        sides = [side for side in SIDES if installed(NEEDS.get(side))]
         results = {side: measure(side, path, arguments.tokenizer) for side in sides}
-    print(table(results))
+        print(table(results), flush=True)
+        costs: dict[str, Counts] = {}
+        for name in CHECKS if arguments.checks else ():
+            if installed(NEEDS.get(name)):
+                costs[name] = measure(name, sample if name == "personal data" else path, arguments.tokenizer)
+                print(f"\n{check_table({name: costs[name]}, arguments.rows)}", flush=True)
     versions = {name: version(name) for name in ("transformers", "tokenizers", "datasets", "trl") if installed(name)}
     record = {"rows": arguments.rows, "source": arguments.source.name, "versions": versions, "sides": results}
+    record |= {"checks": costs} if costs else {}
     arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -241,6 +241,10 @@ class Verification:
     tokens_per_second: float | None = None
     """Rate of generation in the export's own runtime on this machine."""
     num_bytes: int | None = None
+    merge_base: str | None = None
+    """Weights that the adapter was added to: original or dequantized."""
+    merge_base_losses: dict[str, float] | None = None
+    """Loss in nats on held-out answers of both, where both were measured."""
     reason: str = ""
     """Why it did not pass; empty when it did."""
 

@@ -2,8 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,20 @@ class Prompts:
         return [example.input_ids for example in self.examples]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeChoice:
+    """The base weights that an export merges into."""
+
+    name: str
+    """original or dequantized."""
+    reference: Reference
+    """What these weights + adapter say under plain PEFT."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Mean loss in nats on held-out answers by name, where both were measured."""
+    round_trip: Callable[[Any], Any] | None = None
+    """What the original weights are put through; None: nothing."""
+
+
 def verification_prompts(
     conversations: Sequence[Conversation], tokenizer: Any, *, num_items: int, max_length: int
 ) -> Prompts:
@@ -54,8 +68,8 @@ def choose_merge_base(
     adapter_dir: Path,
     device: str,
     storage_dir: Path,
-) -> tuple[Callable[[Any], Any] | None, Reference]:
-    """Choose the weights to merge into: returns what they are put through (None: nothing) and their reference.
+) -> MergeChoice:
+    """Choose the weights to merge into.
 
     With `auto` the loss on held-out answers decides between the original weights and the dequantised ones that
     training saw. Only one model is in memory at a time.
@@ -70,17 +84,16 @@ def choose_merge_base(
         storage_dir=storage_dir,
     )
     if quantization.method is not QuantizationMethod.nf4 or choice is MergeBase.original:
-        return None, refer()
+        return MergeChoice(name="original", reference=refer())
     round_trip = functools.partial(round_trip_nf4, double_quantization=quantization.double_quantization)
     dequantized = refer(round_trip=round_trip)
     if choice is MergeBase.dequantized:
-        return round_trip, dequantized
+        return MergeChoice(name="dequantized", reference=dequantized, round_trip=round_trip)
     original = refer()
-    losses = answer_loss(original), answer_loss(dequantized)
-    taken = "original" if losses[0] <= losses[1] else "dequantized"
-    logger.info("merge base: held-out loss %.4f on original weights, %.4f on dequantised; %s", *losses, taken)
+    losses = {"original": answer_loss(original), "dequantized": answer_loss(dequantized)}
+    taken = min(losses, key=lambda name: losses[name])
+    logger.info("merge base: held-out loss %.4f on original weights, %.4f on dequantised; %s", *losses.values(), taken)
+    (dequantized if taken == "original" else original).close()
     if taken == "original":
-        dequantized.close()
-        return None, original
-    original.close()
-    return round_trip, dequantized
+        return MergeChoice(name=taken, reference=original, losses=losses)
+    return MergeChoice(name=taken, reference=dequantized, losses=losses, round_trip=round_trip)

@@ -36,6 +36,14 @@ class PlainModel:
     """Tensors that were absent or of another shape, in words."""
 
 
+def comparison_device(device: str, num_bytes: int) -> str:
+    """Return the device if a model of so many stored bytes fits on it beside what is there, else the CPU."""
+    if not device.startswith("cuda"):
+        return device
+    free = torch.cuda.mem_get_info(torch.device(device))[0]
+    return device if num_bytes * _ROOM < free else "cpu"
+
+
 @contextmanager
 def plain_model(
     folder: Path, device: str, round_trip: Callable[[torch.Tensor], torch.Tensor] | None = None

@@ -13,7 +13,7 @@ import torch
 
 from finetune.errors import ExportError
 from finetune.export.merge import RoundTrip, TensorPlan
-from finetune.export.tensor_files import BLOCK_BYTES, TORCH_DTYPES, read_rows, row_ranges
+from finetune.export.tensor_files import BLOCK_BYTES, TORCH_DTYPES, Scratch, read_rows, row_ranges
 
 
 class MergedRows:
@@ -38,8 +38,10 @@ class MergedRows:
         """Rows [start, stop) of a tensor that is copied, in the stored type."""
         return read_rows(self._tensor.source, start, stop)
 
-    def read(self, start: int, stop: int) -> torch.Tensor:
+    def read(self, start: int, stop: int, *, scratch: Scratch | None = None) -> torch.Tensor:
         """Rows [start, stop) in float32 (float64 where the base is stored so), not rounded.
+
+        With `scratch` they may lie in memory that the next such call on the same thread overwrites.
 
         Raises:
             ExportError: a file is truncated.
@@ -49,7 +51,7 @@ class MergedRows:
                 if not self._is_open:
                     self._open()
                     self._is_open = True
-        rows = self._updated(start, stop)
+        rows = self._updated(start, stop, scratch)
         pair = self._tensor.pair
         if pair is None or pair.magnitude is None:
             return rows
@@ -75,17 +77,20 @@ class MergedRows:
                 squares_O += self._updated(start, stop).to(torch.float64).square().sum(dim=0)
             self._factor_O = self._factor_O / squares_O.sqrt().to(self._precision)
 
-    def _updated(self, start: int, stop: int) -> torch.Tensor:
-        if self._whole is not None:
-            rows = self._whole[start:stop]
-        else:
-            rows = read_rows(self._tensor.source, start, stop).to(self._precision)
+    def _updated(self, start: int, stop: int, scratch: Scratch | None = None) -> torch.Tensor:
+        rows = self._read(start, stop, scratch) if self._whole is None else self._whole[start:stop]
         pair = self._tensor.pair
         if pair is None:
             return rows
         assert self._left is not None and self._right is not None
         target = rows if self._whole is None else torch.empty_like(rows)
         return torch.addmm(rows, self._left[start:stop], self._right, alpha=pair.scaling, out=target)
+
+    def _read(self, start: int, stop: int, scratch: Scratch | None) -> torch.Tensor:
+        stored = read_rows(self._tensor.source, start, stop, scratch=scratch)
+        if scratch is None or stored.dtype == self._precision:
+            return stored.to(self._precision)
+        return scratch.empty("precise", tuple(stored.shape), self._precision).copy_(stored)
 
 
 def merged_blocks(

@@ -19,7 +19,7 @@ from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows, rounded
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
 from finetune.export.stream import Block, appended, in_order
-from finetune.export.tensor_files import chunk_ranges, raw_chunk, row_ranges
+from finetune.export.tensor_files import Scratch, chunk_ranges, raw_chunk, row_ranges
 from finetune.progress import track
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -107,7 +107,8 @@ def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, progress:
     written = 0
     with appended(path) as file:
         file.write(_header(shard))
-        blocks = in_order(task for tensor in shard for task in _tasks(plan, tensor))
+        scratch = Scratch()
+        blocks = in_order(task for tensor in shard for task in _tasks(plan, tensor, scratch))
         for block in track(blocks, progress and f"{progress}: {path.name}", total=expected, unit="bytes", size=len):
             file.write(block)
             written += len(block)
@@ -128,18 +129,22 @@ def _header(shard: list[TensorPlan]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _tasks(plan: MergePlan, tensor: TensorPlan) -> Iterator[Callable[[], Block]]:
+def _tasks(plan: MergePlan, tensor: TensorPlan, scratch: Scratch) -> Iterator[Callable[[], Block]]:
     """Yield what computes each block of a tensor."""
     if tensor.is_copy:
         yield from (partial(raw_chunk, tensor.source, start, stop) for start, stop in chunk_ranges(tensor.source))
         return
     rows = MergedRows(tensor, plan.round_trip)
     for start, stop in row_ranges(tensor.source):
-        yield partial(_rounded_bytes, rows, tensor, start, stop)
+        yield partial(_rounded_bytes, rows, tensor, start, stop, scratch)
 
 
-def _rounded_bytes(rows: MergedRows, tensor: TensorPlan, start: int, stop: int) -> Block:
-    return rounded(rows.read(start, stop), tensor).contiguous().view(torch.uint8).numpy().data.cast("B")
+def _rounded_bytes(rows: MergedRows, tensor: TensorPlan, start: int, stop: int, scratch: Scratch) -> Block:
+    precise = rows.read(start, stop, scratch=scratch)
+    result = rounded(precise, tensor)
+    if result.dtype == precise.dtype:
+        result = result.clone()  # the block is still to be written when this thread reads the next rows
+    return result.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def _describe(path: Path, folder: Path, hashes: Mapping[str, str]) -> ExportedFile:

@@ -5,6 +5,7 @@ Format: 8 bytes little-endian header length, a JSON header, the tensors' bytes (
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,27 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+class Scratch(threading.local):
+    """Memory of each thread that is used for block after block: fresh memory costs the system more than the sums do."""
+
+    def empty(self, purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor whose values are left over from the last one for the same purpose."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        held = self.__dict__.get(purpose)
+        if held is None or held.numel() < num_bytes:
+            held = self.__dict__[purpose] = torch.empty(num_bytes, dtype=torch.uint8)
+        return held[:num_bytes].view(dtype).reshape(shape)
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    """Size of all tensors of a model folder.
+
+    Raises:
+        ExportError: as `read_checkpoint`.
+    """
+    return sum(tensor.num_bytes for tensor in read_checkpoint(folder).values())
+
+
 def rows_per_block(tensor: StoredTensor, block_bytes: int = BLOCK_BYTES) -> int:
     """How many rows of a tensor fill a block in float32; at least one."""
     return max(1, block_bytes // max(1, math.prod(tensor.shape[1:]) * 4))
@@ -133,8 +155,12 @@ def row_ranges(tensor: StoredTensor, block_bytes: int = BLOCK_BYTES) -> Iterator
         yield start, min(start + step, tensor.num_rows)
 
 
-def read_rows(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+def read_rows(
+    tensor: StoredTensor, start: int = 0, stop: int | None = None, *, scratch: Scratch | None = None
+) -> torch.Tensor:
     """Read rows [start, stop) in the stored type; all of them by default.
+
+    With `scratch` they lie in memory that the next such call on the same thread overwrites.
 
     Raises:
         ExportError: the type cannot be computed with, or the file ends early.
@@ -145,7 +171,7 @@ def read_rows(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> 
     stop = tensor.num_rows if stop is None else stop
     shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
     row_bytes = tensor.num_bytes // max(1, tensor.num_rows)
-    rows = torch.empty(shape, dtype=dtype)
+    rows = torch.empty(shape, dtype=dtype) if scratch is None else scratch.empty("stored", shape, dtype)
     if rows.numel():
         _fill(rows.reshape(-1).view(torch.uint8).numpy().data, tensor, start * row_bytes)
     return rows

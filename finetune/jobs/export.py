@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,34 +99,38 @@ def write_and_verify(
 ) -> None:
     """Write each format straight from base and adapter, load it again and compare it with base + adapter."""
     from finetune.evaluation.merge_base import choose_merge_base, verification_prompts
+    from finetune.evaluation.model_outputs import comparison_device
     from finetune.evaluation.scorers import end_of_turn_ids
     from finetune.evaluation.verify import trained_shift_kl, verification_to_json
     from finetune.export.merge import RoundTrip, plan_merge
     from finetune.export.safetensors import manifest_content
+    from finetune.export.tensor_files import checkpoint_bytes
 
     held_out = rows.splits.test or rows.splits.validation or rows.splits.train
     prompts = verification_prompts(
         held_out, tuned.tokenizer, num_items=config.export.verification_items, max_length=config.training.max_length
     )
-    round_trip, reference = choose_merge_base(
+    choice = choose_merge_base(
         config.export.merge_base,
         config.quantization,
         prompts,
         base_dir=tuned.base_dir,
         adapter_dir=tuned.adapter_dir,
-        device=str(tuned.hardware.device),
+        device=comparison_device(str(tuned.hardware.device), checkpoint_bytes(tuned.base_dir)),
         storage_dir=folder.path,
     )
     manifest: dict[str, Any] = read_json(folder.manifest) if folder.manifest.is_file() else {}
     verified: dict[str, Any] = read_json(folder.verification) if folder.verification.is_file() else {}
-    with reference:
+    with choice.reference as reference:
         is_quantized = config.quantization.method is not QuantizationMethod.none
         exporter = Exporter(
             config=config,
             tuned=tuned,
             folder=folder,
             plan=plan_merge(
-                tuned.base_dir, tuned.adapter_dir, round_trip=RoundTrip(function=round_trip) if round_trip else None
+                tuned.base_dir,
+                tuned.adapter_dir,
+                round_trip=RoundTrip(function=choice.round_trip) if choice.round_trip else None,
             ),
             reference=reference,
             end_ids=end_of_turn_ids(tuned.model, tuned.tokenizer, prompts.examples),
@@ -135,6 +140,7 @@ def write_and_verify(
         )
         for format in formats:
             files, found = exporter.write(format)
+            found = replace(found, merge_base=choice.name, merge_base_losses=dict(choice.losses) or None)
             manifest |= manifest_content({format.name: files})
             verified |= verification_to_json({format.name: found})
             write_json(folder.manifest, manifest)

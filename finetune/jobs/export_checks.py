@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import ExportFormat, RunConfig
+from finetune.errors import ResourceError
 from finetune.export.gguf.architectures import check_architecture
 from finetune.export.placing import check_disk
+from finetune.log import megabytes
 from finetune.model.llama_cpp import check_runtime
 from finetune.run import read_json
 
@@ -55,6 +57,7 @@ def check_base(config: RunConfig, base_dir: Path, tokenizer: Any) -> None:
             for difference in layout.differences:
                 logger.warning("export.formats=%s: in llama.cpp %s", format.name, difference)
     if sizes:
+        _check_memory(sum(tensor.num_bytes for tensor in stored.values()))
         check_disk(sum(sizes), Path(config.output_dir).absolute() / "export")
 
 
@@ -89,3 +92,15 @@ def lay_out_file(
         generation=generation_config(base_dir, model_config, {}),
         with_importance=config.export.imatrix,
     )
+
+
+def _check_memory(num_bytes: int) -> None:
+    """Check that the comparison can hold the base model in the numbers that it is stored in."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    if num_bytes > total:
+        raise ResourceError(
+            f"export.formats: comparing the export with base + adapter needs {megabytes(num_bytes)} of memory, this "
+            f"machine has {megabytes(total)}; train with export=adapter_only and export on a larger one"
+        )

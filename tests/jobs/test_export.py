@@ -42,7 +42,7 @@ def test_a_run_writes_and_verifies_every_format(tiny_model_dir: Path, choice_row
     assert manifest["gguf_f16"]["law-F16.gguf"]["bytes"] == (out / "export/gguf/law-F16.gguf").stat().st_size
     assert (out / "export/Modelfile").read_text().startswith("FROM ./gguf/law-F16.gguf\n")
     summary = json.loads((out / "evaluation/summary.json").read_text())["metrics"]["choice_accuracy"]
-    assert summary["gguf_q8_0"]["n"] == 4 and "gguf_lora" not in summary and summary["tuned"]["n"] > 6
+    assert summary["gguf_q8_0"]["n"] == 4 and "gguf_lora" not in summary and summary["tuned"]["n"] > 4
     items = [json.loads(line) for line in (out / "evaluation/items.jsonl").read_text().splitlines()]
     asked = {row["item_id"] for row in items if row["model"] == "gguf_f16"}
     assert asked < {row["item_id"] for row in items if row["model"] == "tuned"}

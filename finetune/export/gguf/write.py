@@ -22,7 +22,7 @@ from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
 from finetune.export.stream import Block, appended, in_order
-from finetune.export.tensor_files import BLOCK_BYTES
+from finetune.export.tensor_files import BLOCK_BYTES, Scratch
 from finetune.progress import track
 
 ALIGNMENT = 32
@@ -122,6 +122,7 @@ class _Sources:
         self._plan = plan
         self._tensors: dict[str, TensorPlan] = {tensor.name: tensor for tensor in plan.tensors}
         self.importance = importance
+        self.scratch = Scratch()
 
     def open(self, name: str) -> MergedRows:
         return open_rows(self._tensors[name], self._plan)
@@ -147,7 +148,7 @@ def _tasks(tensor: GgufTensor, type_name: str, size: int, sources: _Sources) -> 
             opened = {rows.source: sources.open(rows.source)}
         importance = sources.importance.get(rows.source)
         for start, stop in _ranges(tensor, rows):
-            yield partial(_block, opened[rows.source], tensor, type_name, importance, start, stop)
+            yield partial(_block, opened[rows.source], tensor, type_name, importance, start, stop, sources.scratch)
     if size % ALIGNMENT:
         yield lambda: bytes(-size % ALIGNMENT)
 
@@ -170,8 +171,9 @@ def _block(
     importance: np.ndarray[Any, Any] | None,
     start: int,
     stop: int,
+    scratch: Scratch,
 ) -> Block:
-    values = source.read(start, stop).to(torch.float32)
+    values = source.read(start, stop, scratch=scratch).to(torch.float32)
     if tensor.interleave:
         values = interleaved(values, tensor.interleave)
     if tensor.plus:
@@ -179,6 +181,8 @@ def _block(
     if len(tensor.shape) == 1:
         values = values.reshape(1, -1)
     try:
+        if type_name == "F32":
+            values = values.clone()  # the block is still to be written when this thread reads the next rows
         return _quantized(values.contiguous().numpy(), type_name, importance)
     except ExportError as error:
         raise ExportError(f"{tensor.name}: {error}") from error
