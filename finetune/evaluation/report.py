@@ -38,6 +38,8 @@ def build_report(run_dir: Path) -> str:
         pii=facts.personal_rows(record.ledger),
         pii_limits=NOT_FOUND,
         verification=facts.verification_rows(record.verification),
+        exports=facts.export_rows(record),
+        main_metric=wording.METRIC_NAMES.get(record.result.main_metric, ("",))[0] if record.result else "",
         sections=_sections(record),
         versions=list(facts.flat("", record.versions)),
     )

@@ -37,9 +37,34 @@ def method(config: Mapping[str, Any]) -> str:
 
 
 def contestants(record: RunRecord) -> list[tuple[str, str]]:
-    """Contestants other than the two sides of the comparison: code and name."""
+    """Contestants beside the two sides of the comparison and the exported files: code and name."""
     found = [name for metric in metric_results(record).values() for name in metric.estimates]
-    return [(name, CONTESTANT_NAMES.get(name, name)) for name in dict.fromkeys(found) if name not in (BASE, TUNED)]
+    elsewhere = {BASE, TUNED, *record.verification}
+    return [(name, CONTESTANT_NAMES.get(name, name)) for name in dict.fromkeys(found) if name not in elsewhere]
+
+
+def export_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """One row per exported file: what a reader compares files by."""
+    main = record.result.metrics[record.result.main_metric] if record.result is not None else None
+    rows: list[dict[str, Any]] = []
+    for name, found in record.verification.items():
+        estimate = main.estimates.get(name) if main is not None else None
+        shown: dict[str, Any] = {"name": name, "passed": passed(found), "task": None}
+        if estimate is not None and record.result is not None:
+            shown["task"] = (*estimate_cell(record.result.main_metric, estimate), estimate.n)
+        size = number(get(found, "num_bytes"))
+        shown["size"] = megabytes(size) if size else "–"
+        agreement = "top1_agreement" if get(found, "clear_agreement") is None else "clear_agreement"
+        for key, source, style in (
+            ("kl", "kl_mean", "{:.1e}"),
+            ("kl_p99", "kl_p99", "{:.1e}"),
+            ("agreement", agreement, "{:.1%}"),
+            ("greedy", "greedy_match", "{:.1%}"),
+            ("speed", "tokens_per_second", "{:,.0f}"),
+        ):
+            shown[key] = _styled(get(found, source), style) or "–"
+        rows.append(shown)
+    return rows
 
 
 def result_rows(record: RunRecord) -> list[dict[str, Any]]:
