@@ -4,6 +4,7 @@ Ollama's templates are Go's (pkg.go.dev/text/template); the one written here is 
 trained: a chat of marked messages is rendered, and what stands between the marks is cut out.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -117,6 +118,22 @@ def lm_studio_path(publisher: str, name: str, file: str) -> Path:
         if not part or part in (".", "..") or "/" in part or "\\" in part:
             raise ExportError(f"LM Studio's folders are publisher, name and file; {part!r} is not the name of one")
     return Path("models") / publisher / name / file
+
+
+def link_for_lm_studio(file: Path, folder: Path, name: str, publisher: str = "finetune") -> Path | None:
+    """Link a GGUF file below `folder` where LM Studio would look for it; takes no room on the disk.
+
+    Returns the link, or None on file systems without hard links: then the file must be copied.
+    """
+    link = folder / lm_studio_path(publisher, name, file.name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(file, link)
+    except OSError:
+        link.parent.rmdir()
+        return None
+    return link
 
 
 def _derived(tokenizer: Any) -> tuple[TurnTexts | None, str]:

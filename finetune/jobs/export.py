@@ -13,7 +13,6 @@ from finetune.jobs import report, steps
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
-from finetune.model.hub import resolve_base
 from finetune.records import Splits
 from finetune.run import RunFolder, existing_folder, is_run, make_private, read_json, write_json
 
@@ -34,7 +33,7 @@ def export(config: RunConfig) -> Path:
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
     if config.export.formats:
-        _load_and_write(config, rows, folder.adapter, folder)
+        _load_and_write(config, rows, folder.adapter, folder, steps.load_tokenizer(config))
     report.report_part(folder)
     check_verified(config, folder)
     return folder.export
@@ -53,19 +52,21 @@ def export_adapter(config: RunConfig, adapter_dir: Path) -> Path:
         rows = steps.Rows(Splits(train=[], validation=[], test=neutral_rows()), Ledger())
     if config.export.imatrix and not rows.splits.train:
         raise ConfigError("export.imatrix: needs the training rows; give data.path=…, or leave it out")
-    check_values(plan_merge(resolve_base(config.model, offline=config.offline), adapter_dir))
-    folder.export.mkdir(parents=True, exist_ok=True)
+    loaded = steps.load_tokenizer(config)
+    check_values(plan_merge(loaded[1], adapter_dir))
     make_private(folder)
-    steps.keep_golden(rows, steps.load_tokenizer(config)[0], folder)
-    _load_and_write(config, rows, adapter_dir, folder)
+    steps.keep_golden(rows, loaded[0], folder)
+    _load_and_write(config, rows, adapter_dir, folder, loaded)
     check_verified(config, folder)
     return folder.export
 
 
-def _load_and_write(config: RunConfig, rows: steps.Rows, adapter_dir: Path, folder: RunFolder) -> None:
-    tokenizer, base_dir = steps.load_tokenizer(config)
+def _load_and_write(
+    config: RunConfig, rows: steps.Rows, adapter_dir: Path, folder: RunFolder, loaded: tuple[Any, Path]
+) -> None:
+    tokenizer, base_dir = loaded
     check_base(config, base_dir, tokenizer)
-    write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir), folder)
+    write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir, loaded), folder)
 
 
 def export_part(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> None:

@@ -169,8 +169,8 @@ class Exporter:
             logger.info("%s in llama.cpp: %s %.3f (n=%d)", name, result.main_metric, found.value, found.n)
 
     def write_modelfile(self) -> None:
-        """Write Ollama's Modelfile for the first verified GGUF file."""
-        from finetune.export.ollama import modelfile
+        """Write Ollama's Modelfile for the first verified GGUF file, and link all into LM Studio's folders."""
+        from finetune.export.ollama import link_for_lm_studio, modelfile
 
         formats = [format for format in self.config.export.formats if format in MERGED_GGUF]
         written = [format for format in formats if self.path_of(format).is_file()]
@@ -180,6 +180,8 @@ class Exporter:
             ends = [tokenizer.convert_ids_to_tokens(token) for token in self.end_ids]
             text = modelfile(f"gguf/{self.path_of(written[0]).name}", tokenizer, context, ends)
             write_text(self.folder.export / "Modelfile", text)
+        for format in written:
+            link_for_lm_studio(self.path_of(format), self.folder.export / "lm_studio", self.folder.path.name)
 
     def _layout(self, format: ExportFormat) -> "FileLayout":
         from finetune.export.companions import exported_config

@@ -157,11 +157,11 @@ def load_frozen(config: RunConfig, tokenizer: Any, base_dir: Path) -> tuple[Any,
     return loaded.model, hardware
 
 
-def load_tuned(config: RunConfig, adapter_dir: Path) -> Tuned:
-    """Load the base and a trained adapter on it."""
+def load_tuned(config: RunConfig, adapter_dir: Path, loaded: tuple[Any, Path] | None = None) -> Tuned:
+    """Load the base and a trained adapter on it; `loaded` is what `load_tokenizer` gave, if it has been called."""
     from finetune.model.adapter import load_adapter
 
-    tokenizer, base_dir = load_tokenizer(config)
+    tokenizer, base_dir = loaded or load_tokenizer(config)
     base, hardware = load_frozen(config, tokenizer, base_dir)
     model = load_adapter(base, adapter_dir, trainable=False)
     model.eval()

@@ -31,7 +31,7 @@ def words_of(model: Path, rows: Path, out: Path, *more: str) -> list[str]:
 def test_a_run_writes_and_verifies_every_format(tiny_model_dir: Path, choice_rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "law"
     assert main(words_of(tiny_model_dir, choice_rows, out, "quantization=nf4", FORMATS, "export.imatrix=true")) == 0
-    names = {path.name for path in (out / "export").rglob("*.gguf*")}
+    names = {path.name for path in (out / "export/gguf").rglob("*.gguf*")}
     assert names == {"law-F16.gguf", "law-Q8_0.gguf", "law-LoRA.gguf"}
     verified = json.loads((out / "export/verification.json").read_text())
     assert set(verified) == {"safetensors", "gguf_f16", "gguf_q8_0", "gguf_lora"}
@@ -41,6 +41,8 @@ def test_a_run_writes_and_verifies_every_format(tiny_model_dir: Path, choice_row
     manifest = json.loads((out / "export/manifest.json").read_text())
     assert manifest["gguf_f16"]["law-F16.gguf"]["bytes"] == (out / "export/gguf/law-F16.gguf").stat().st_size
     assert (out / "export/Modelfile").read_text().startswith("FROM ./gguf/law-F16.gguf\n")
+    linked = out / "export/lm_studio/models/finetune/law/law-Q8_0.gguf"
+    assert linked.samefile(out / "export/gguf/law-Q8_0.gguf")
     summary = json.loads((out / "evaluation/summary.json").read_text())["metrics"]["choice_accuracy"]
     assert summary["gguf_q8_0"]["n"] == 4 and "gguf_lora" not in summary and summary["tuned"]["n"] > 4
     items = [json.loads(line) for line in (out / "evaluation/items.jsonl").read_text().splitlines()]
