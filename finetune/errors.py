@@ -89,7 +89,10 @@ def did_you_mean(word: str, known: Iterable[str], *, limit: int = 3) -> str:
     Returns a clause that starts with a space, such as " Did you mean 'nf4'?", or "" when nothing is known.
     """
     names = sorted(set(known))
-    nearest = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
+    plain = word.strip().lower().replace("-", "_")
+    ending = [name for name in names if plain and name.lower().endswith(plain)]
+    nearest = ending[:limit] or difflib.get_close_matches(plain, names, n=limit, cutoff=0.6)
+    nearest = nearest or difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if nearest:
         return f" Did you mean {' or '.join(repr(name) for name in nearest)}?"
     if not names:

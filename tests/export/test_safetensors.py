@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ExportError, ResourceError
-from finetune.export import merged_rows, placing
-from finetune.export import safetensors as writer
+from finetune.export import merged_rows, placing, stream
 from finetune.export.merge import MergePlan, RoundTrip, plan_merge
 from finetune.export.safetensors import manifest_content, write_safetensors
+from finetune.export.stream import Block
 from finetune.export.tensor_files import StoredTensor, raw_chunk, read_checkpoint, read_rows
 
 
@@ -270,8 +270,8 @@ def test_no_more_than_a_block_of_the_base_is_read_at_once(
 ) -> None:
     read: list[int] = []
 
-    def watched(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        rows = read_rows(tensor, start, stop)
+    def watched(tensor: StoredTensor, start: int = 0, stop: int | None = None, **options: Any) -> torch.Tensor:
+        rows = read_rows(tensor, start, stop, **options)
         if tensor.path.parent == plan.base_dir:
             read.append(rows.numel() * 4)
         return rows
@@ -282,6 +282,18 @@ def test_no_more_than_a_block_of_the_base_is_read_at_once(
             pass
     assert max(read) == 1024
     assert len(read) > 100
+
+
+def test_blocks_that_wait_keep_their_values(plan: MergePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_at_once(tasks: Iterable[Callable[[], Block]]) -> list[Block]:
+        return [task() for task in tasks]
+
+    wide = plan.as_type("F32")
+    expected = {tensor.name: torch.cat(list(merged_rows.merged_blocks(tensor))) for tensor in wide.tensors}
+    monkeypatch.setattr("finetune.export.safetensors.in_order", all_at_once)
+    write_safetensors(wide, tmp_path / "out", tokenizer=None, card="")
+    for name, written in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert written.equal(expected[name]), name
 
 
 @pytest.mark.slow
