@@ -53,14 +53,12 @@ def check_base_model(
         text = f"{name}{size} is not on this machine, and {'offline=true' if offline else 'HF_HUB_OFFLINE is set'}"
         yield error("base model", text, "python -m finetune prefetch with the same words where there is a network")
         return
-    yield warning(
-        "base model",
-        f"{name}{size} is not downloaded yet; the first run needs the network",
-        "python -m finetune prefetch with the same words loads it now",
-    )
     if model.gated and not has_token(environment):
-        text = f"{name} asks for an account that has accepted its licence, and no token is set"
+        text = f"{name}{size} is not downloaded, the hub asks for an account that accepted its licence, no token is set"
         yield error("base model", text, f"accept it at {_OFFICIAL}/{model.hub_id} and set HF_TOKEN")
+        return
+    text = f"{name}{size} is not downloaded yet; the first run needs the network"
+    yield warning("base model", text, "python -m finetune prefetch with the same words loads it now")
 
 
 def check_data_sets(
