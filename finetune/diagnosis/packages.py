@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ _NOT_FOR_USERS = ("dev",)
 """Extras that a run never needs."""
 _SHOWN = 6
 """Packages named in one line."""
-_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _NEIGHBOURS = ("torchvision", "torchaudio", "xformers", "flash-attn", "deepspeed", "unsloth", "liger-kernel", "vllm")
 """Packages that are not needed here, and break or change those that are when they do not fit them."""
 
@@ -169,15 +167,6 @@ def read_lock(path: Path) -> dict[str, str]:
         if separator and rest.split():
             pins[canonicalize_name(name.strip())] = rest.split()[0].rstrip("\\;")
     return pins
-
-
-def read_hashes(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read the SHA-256 of each archive that the lock allows, by normalised name; empty where it names none."""
-    from packaging.utils import canonicalize_name
-
-    joined = path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    found = {line.partition("==")[0]: tuple(_HASH.findall(line)) for line in joined if not line.startswith("#")}
-    return {canonicalize_name(name.strip()): digests for name, digests in found.items() if digests}
 
 
 def installed_version(name: str) -> str | None:
