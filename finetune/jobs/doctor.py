@@ -26,9 +26,9 @@ def doctor(config: RunConfig | None = None) -> None:
     for finding in _findings(config):
         counts[finding.level] += 1
         print(finding.line(), flush=True)
-    print(f"\n{counts[Level.ok]} ok, {counts[Level.warning]} warnings, {counts[Level.error]} errors")
+    print("\n" + ", ".join(f"{level}: {counts[level]}" for level in Level))
     if counts[Level.error]:
-        raise FinetuneError(f"doctor: {counts[Level.error]} errors, each with its cure in the lines above")
+        raise FinetuneError(f"doctor: errors found: {counts[Level.error]}; the lines above say what to do")
 
 
 def _findings(config: RunConfig | None) -> Iterator[Finding]:

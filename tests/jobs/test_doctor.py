@@ -113,7 +113,7 @@ def test_packages_that_contradict_each_other_are_named(
 ) -> None:
     """A torchvision for another torch, which makes transformers fail when it is imported."""
     real = importlib.metadata.requires
-    wants = {"torchvision": ["torch==2.9.0", "scipy; extra == 'scipy'", "numpy; python_version < '3'"]}
+    wants = {"torchvision": ["torch==2.9.0", "never-there; extra == 'scipy'", "numpy; python_version < '3'"]}
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wants.get(name) or real(name))
     versions |= {"torchvision": "0.24.0", "torch": "2.13.0+cpu"}
     found = [finding for finding in packages.check_conflicts() if "torchvision" in finding.text]
@@ -403,10 +403,10 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1] == "warning  disk             9 GB free here; make room"
-    assert out[-1] == "1 ok, 1 warnings, 0 errors"
+    assert out[-1] == "ok: 1, warning: 1, error: 0"
     only(monkeypatch, warning, Finding(Level.error, "GPU", "too old", "update the driver"))
     assert main(["doctor"]) == 1
-    assert "1 errors" in capsys.readouterr().err
+    assert "errors found: 1" in capsys.readouterr().err
     assert main(["doctor", "recipe=quickstrat"]) == 2
 
 
