@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "show the configuration, the data's counts and a rendered example; loads no weights",
     "report": "write report.html and the model card again from the run folder",
     "prefetch": "download what a machine without network will need",
+    "doctor": "check this machine and the installation; with a recipe, whether it could run here",
     "recipes": "list the recipes",
 }
 _HYDRA_FLAGS = ("--multirun", "-m", "--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve")
@@ -60,6 +61,9 @@ def _dispatch(words: list[str]) -> int:
     if command == "recipes":
         _refuse_words(words)
         print(_recipe_table())
+        return 0
+    if command == "doctor" and not words:
+        _job(command)(None)  # without Hydra, which a broken installation may lack
         return 0
     _compose_and_call(_job(command), words)
     return 0

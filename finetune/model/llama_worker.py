@@ -214,6 +214,18 @@ def _library() -> ctypes.CDLL:
     return lib
 
 
+def check_library() -> None:
+    """Load llama.cpp and check that its structures are the ones known here; for `doctor`, in a process of its own.
+
+    Raises:
+        Refused: the installed xllamacpp is another version.
+        OSError: its shared object cannot be loaded.
+    """
+    fields = np.frombuffer(_library().llama_context_default_params(), dtype=np.uint32)
+    if tuple(fields[:4].tolist()) != CONTEXT_DEFAULTS:
+        raise Refused("this version of xllamacpp is not known; install the one that the extra names")
+
+
 def _answer(stream: BinaryIO, message: dict[str, Any], content: bytes = b"") -> None:
     stream.write(json.dumps(message | {"num_bytes": len(content)}).encode() + b"\n" + content)
     stream.flush()
