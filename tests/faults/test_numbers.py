@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def test_a_skipped_step_leaves_the_weights_as_they_were_and_resume_agrees(runs: 
             seen.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
             if state.global_step in (40, 41, 42) and len(seen) > 1:
                 same = all((a == b).all() for a, b in zip(seen[-1], seen[-2], strict=True))
-                print(f"step {state.global_step} {'kept' if same else 'moved'} the weights")
+                sys.stderr.write(f"step {state.global_step} {'kept' if same else 'moved'} the weights\n")
 
         Flow.on_step_end = compare  # type: ignore[method-assign]
 
