@@ -6,13 +6,15 @@ by the jobs, after everything that can be checked without them has been checked.
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune import __version__
 from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
-from finetune.log import is_main_process, quiet_libraries, set_up_logging
+from finetune.interruption import listening
+from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
 
 COMMANDS = {
     "run": "the whole life: check the data, train, evaluate, export, verify, report (the default)",
@@ -34,16 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     set_up_logging(verbose="--verbose" in words)
     words = [word for word in words if word != "--verbose"]
-    try:
-        return _dispatch(words)
-    except FinetuneError as error:
-        _say_error(one_line(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        _say_error("stopped; the same command with resume=true goes on from the last checkpoint")
-        return EXIT_FAILED
-    except Exception as error:
-        return _unexpected(error)
+    with listening():
+        try:
+            return _dispatch(list(words))
+        except FinetuneError as error:
+            _say_error(one_line(error))
+            return error.exit_code
+        except KeyboardInterrupt as interrupt:
+            _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")
+            return EXIT_FAILED
+        except Exception as error:
+            return _unexpected(error)
+
+
+def continuing(words: Sequence[str]) -> list[str]:
+    """Return the command that goes on where the one with these words was stopped."""
+    launch = ["python", "-m", "finetune"]
+    if num_processes() > 1:
+        num_here = os.environ.get("LOCAL_WORLD_SIZE", str(num_processes()))
+        launch = ["torchrun", "--nproc_per_node", num_here, "-m", "finetune"]
+    if words and "=" not in words[0] and words[0] not in ("run", "train") and not words[0].startswith("-"):
+        return [*launch, *words]
+    kept = [word for word in words if word.partition("=")[0] not in ("resume", "overwrite")]
+    return [*launch, *kept, "resume=true"]
 
 
 def _dispatch(words: list[str]) -> int:

@@ -118,6 +118,17 @@ class Schedule(Enum):
     constant = "constant"
 
 
+class OnLossSpike(Enum):
+    """What becomes of a step whose loss lies 6 standard deviations above the last 128."""
+
+    warn = "warn"
+    """Say so and learn from it."""
+    skip = "skip"
+    """Leave the weights as they are and go on; the rows are named in metrics.jsonl."""
+    stop = "stop"
+    """End the run before the step changes the weights."""
+
+
 class MergeBase(Enum):
     """Which weights the adapter is added to in an export."""
 
@@ -484,6 +495,8 @@ class TrainingConfig:
     """Newest checkpoints to keep, besides the best."""
     early_stopping_patience: int | None = None
     """Stop after so many measurements without a better validation loss; None never stops early."""
+    on_loss_spike: OnLossSpike = OnLossSpike.warn
+    """A step's loss far (6 standard deviations of the last 128 steps) above them: `warn`, `skip` it, or `stop`."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""

@@ -87,15 +87,18 @@ def tokenize_split(
     try:
         outcome = _tokenize(conversations, tokenizer, folder, options, long, split)
         _account(outcome, conversations, ledger, split, max_length)
+        kept = (
+            folder
+            if temporary is not None or cache_dir is None
+            else keep_entry(folder, cache_dir, key, asdict(outcome))
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    if temporary is None and cache_dir is not None:
-        folder = keep_entry(folder, cache_dir, key, asdict(outcome))
     seconds = time.monotonic() - started
     if seconds > _SECONDS_WORTH_A_LINE:
         logger.info("tokenised %s rows in %.1f s", f"{len(conversations):,}", seconds)
-    return Examples(folder, temporary)
+    return Examples(kept, temporary)
 
 
 def _tokenize(

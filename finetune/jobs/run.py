@@ -1,6 +1,7 @@
 """The whole life of a run, from rows to a verified specialist: `python -m finetune recipe=…`."""
 
 from finetune.config import RunConfig
+from finetune.interruption import raise_if_wished
 from finetune.jobs import evaluate, export, report, train
 from finetune.jobs.processes import on_main_process
 from finetune.jobs.steps import check_cheaply
@@ -21,7 +22,9 @@ def run(config: RunConfig) -> RunFolder:
     if tuned is None:  # only the main process goes on after the training
         return folder
     evaluate.evaluate_part(config, rows, tuned, folder)
+    raise_if_wished()
     export.export_part(config, rows, tuned, folder)
+    raise_if_wished()
     report.report_part(folder)
     export.check_verified(config, folder)
     return folder

@@ -3,7 +3,7 @@
 Legend: B rows of a micro-batch, T tokens of a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from finetune.records import Example
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+
+EXAMPLES = "examples"
+"""Key under which a micro-batch keeps the numbers of its examples; no input of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,13 @@ class MicroBatches:
 
     def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         """Turn one row of the index data set into model inputs with labels (-100 where there is no loss)."""
-        examples = [self.examples[index] for row in rows for index in self.groups[row["group"]]]
-        return _packed_row(examples) if self.packed else _padded_rows(examples)
+        numbers = [index for row in rows for index in self.groups[row["group"]]]
+        examples = [self.examples[index] for index in numbers]
+        return {**(_packed_row(examples) if self.packed else _padded_rows(examples)), EXAMPLES: numbers}
+
+    def item_ids(self, numbers: Iterable[int]) -> list[str]:
+        """Return the names of the rows that examples came from, each once."""
+        return list(dict.fromkeys(self.examples[number].item_id for number in numbers))
 
 
 def make_micro_batches(examples: Sequence[Example], capacity_tokens: int, *, packed: bool) -> MicroBatches:

@@ -16,6 +16,7 @@ from trl.trainer.sft_config import SFTConfig
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
 from finetune.data.examples import num_supervised_of
 from finetune.errors import TrainingError
+from finetune.interruption import deferred
 from finetune.log import is_main_process, megabytes, num_processes
 from finetune.model.adapter import (
     adapter_state,
@@ -95,8 +96,9 @@ def train_adapter(
     Every process of a distributed run calls this; all but the main one get None.
 
     Raises:
-        TrainingError: the loss became no number.
+        TrainingError: loss, gradient or weights became no numbers, or the loss jumped (training.on_loss_spike=stop).
         CheckpointError: a checkpoint does not fit this run.
+        Interrupted: a signal asked for an end; a checkpoint of the last step is there.
     """
     is_packed = training.packing and _packing_works(model)
     capacity = max(training.micro_batch_tokens, training.max_length)
@@ -111,9 +113,10 @@ def train_adapter(
     flow = Flow(training, eval_steps=arithmetic.eval_steps, save_steps=arithmetic.save_steps)
     metrics = MetricsFile(folder.metrics, hardware.device)
     trainer = AdapterTrainer(
+        rows=batches,
         validation=measured,
         adapter=adapter,
-        keep_checkpoints=training.keep_checkpoints,
+        training=training,
         model=model,
         args=arguments_of,
         train_dataset=Dataset.from_dict({"group": list(range(len(batches)))}),
@@ -123,7 +126,7 @@ def train_adapter(
     )
     _drop_default_displays(trainer)
     restore_adapter_state(model, initial)  # SFTTrainer rounds fp32 adapters to bfloat16
-    flow.trainer = trainer
+    flow.trainer = metrics.trainer = trainer
     trainer.before_save = metrics.flush
 
     checkpoint = newest_valid(folder.checkpoints) if resume and is_main_process() else None
@@ -131,7 +134,7 @@ def train_adapter(
     if checkpoint is not None:
         logger.info("resume: going on from %s", checkpoint.name)
         trainer.args.eval_on_start = False
-    with packed(model.get_base_model()) if is_packed else contextlib.nullcontext():
+    with deferred(), packed(model.get_base_model()) if is_packed else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.load_best()
     _unwrap(trainer, model)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from finetune.config import TrainingConfig
 from finetune.log import duration, is_main_process, megabytes
 from finetune.model.hardware import peak_memory_bytes
+from finetune.run import write_text
 from finetune.training.trainer import Stopwatch
 
 if TYPE_CHECKING:
@@ -31,11 +32,25 @@ class Flow(TrainerCallback):
         self.save_steps = save_steps
         self.trainer: AdapterTrainer | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer is not None:
+            self.trainer.go_on_counting()
+        if state.global_step and self._is_patience_over(state):
+            control.should_training_stop = True  # stopped early, but the run was ended before its adapter was written
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, last = state.global_step, state.global_step >= state.max_steps
+        trainer = self.trainer
+        is_stopping = trainer is not None and trainer.wishes_stop
         control.should_evaluate = last or step % self.eval_steps == 0
-        control.should_save = last or step % self.save_steps == 0
+        control.should_save = last or step % self.save_steps == 0 or is_stopping
         control.should_log = control.should_evaluate or step == 1 or step % self.training.logging_steps == 0
+        if trainer is not None and trainer.spike is not None:
+            control.should_log = True
+        if trainer is not None and trainer.wishes_save:
+            control.should_save = True
+        if is_stopping:
+            control.should_training_stop = True
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
@@ -44,16 +59,21 @@ class Flow(TrainerCallback):
         if loss is None or not math.isfinite(loss) or state.global_step == 0:
             return  # the untrained model is what the best checkpoint is compared with, not a checkpoint
         if state.best_metric is None or loss < state.best_metric:
+            if self.trainer is not None:
+                self.trainer.check_weights()
             state.best_metric, state.best_global_step = loss, state.global_step
             if is_main_process() and self.trainer is not None:
                 self.trainer.save_best()
-        patience = self.training.early_stopping_patience
-        measured = [entry for entry in state.log_history if "eval_loss" in entry]
-        since_best = sum(entry["step"] > state.best_global_step for entry in measured)
-        if patience is not None and since_best >= patience and state.global_step < state.max_steps:
-            logger.info("early stop: no better validation loss in the last %d measurements", since_best)
+        if self._is_patience_over(state) and state.global_step < state.max_steps:
+            patience = self.training.early_stopping_patience
+            logger.info("early stop: no better validation loss in the last %d measurements", patience)
             control.should_training_stop = True
             control.should_save = True
+
+    def _is_patience_over(self, state: Any) -> bool:
+        patience = self.training.early_stopping_patience
+        measured = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+        return patience is not None and sum(step > (state.best_global_step or 0) for step in measured) >= patience
 
 
 class MetricsFile(TrainerCallback):
@@ -64,6 +84,9 @@ class MetricsFile(TrainerCallback):
         self.device = device
         self.watch = Stopwatch()
         self.row: dict[str, Any] = {}
+        self.trainer: AdapterTrainer | None = None
+        self._earlier: str | None = None
+        """Lines before the pending row, where that row stands in the file already."""
         self._tokens_before = 0
         self._seconds_before = 0.0
 
@@ -75,7 +98,10 @@ class MetricsFile(TrainerCallback):
         if state.global_step > 0 and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if kept and _step_of(kept[-1]) == state.global_step:  # its validation loss may still have to be measured
+            self.row = json.loads(kept[-1])
+            self._earlier = "".join(line + "\n" for line in kept[:-1])
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.flush()
@@ -90,8 +116,10 @@ class MetricsFile(TrainerCallback):
             return
         self.row |= {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         for name in ("loss", "learning_rate", "grad_norm"):
-            if name in logs:
+            if name in logs and math.isfinite(logs[name]):  # a norm may overflow in float16
                 self.row[name] = logs[name]
+        if self.trainer is not None and self.trainer.spike is not None and "loss" in logs:
+            self.row |= self.trainer.spike.to_json()
         if "eval_loss" in logs:
             self.row["validation_loss"] = logs["eval_loss"]
         tokens, seconds = state.num_input_tokens_seen, self.watch.seconds
@@ -105,10 +133,12 @@ class MetricsFile(TrainerCallback):
 
     def flush(self) -> None:
         """Append the pending row, if there is one."""
-        if self.row and is_main_process():
+        if self.row and is_main_process() and self._earlier is not None:
+            write_text(self.path, self._earlier + json.dumps(self.row) + "\n")
+        elif self.row and is_main_process():
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.row) + "\n")
-        self.row = {}
+        self.row, self._earlier = {}, None
 
 
 def _step_of(line: str) -> float:

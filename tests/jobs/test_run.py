@@ -128,19 +128,20 @@ def test_parts_can_be_done_again_alone(finished: Path, tiny_model_dir: Path, row
 def test_a_wrong_export_fails_the_run(
     finished: Path, tiny_model_dir: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import finetune.export.merge as merge
+    from finetune.export.merged_rows import MergedRows
 
     out = tmp_path / "copy"
     shutil.copytree(finished, out)
-    original = merge._updated
+    original = MergedRows._updated
 
     def sabotaged(*arguments: Any, **named: Any) -> Any:
-        return ((start, block * 1.5) for start, block in original(*arguments, **named))
+        return original(*arguments, **named) * 1.5
 
-    monkeypatch.setattr(merge, "_updated", sabotaged)
+    monkeypatch.setattr(MergedRows, "_updated", sabotaged)
     words = words_of(tiny_model_dir, rows, out, f"quantization={finished.name}")
     assert main(["export", *words]) == 1
     assert not json.loads((out / "export/verification.json").read_text())["safetensors"]["passed"]
+    assert (out / "export/safetensors.unverified").is_dir()
 
 
 @pytest.mark.parametrize("choice", ["dequantized", "auto"])
