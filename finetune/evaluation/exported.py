@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import EvaluationConfig
+from finetune.data.tokenize import fit
 from finetune.evaluation.evaluate import score_contestant
 from finetune.evaluation.fitting import fitting_rows, option_examples, prompt_ids
 from finetune.evaluation.metrics import TUNED
@@ -55,6 +56,8 @@ def _longest(rows: Sequence[Conversation], tokenizer: Any, max_length: int) -> i
     for row in rows:
         if row.messages:
             lengths.append(len(prompt_ids(row, tokenizer, max_length)))
+            lengths += [len(example.input_ids) for example in fit(row, tokenizer, max_length)]
+        if row.options:
             lengths += [len(example.input_ids) for example in option_examples(row, tokenizer, max_length)]
     texts = [len(tokenizer(row.text)["input_ids"]) for row in rows if row.text is not None]
     return min(max_length, max(lengths + texts))
