@@ -62,6 +62,7 @@ def test_every_pin_has_hashes() -> None:
     assert {name: version for name, version in pins.items() if name != "torch"} == hashed
 
 
+@pytest.mark.slow
 def test_an_archive_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     """With the options that scripts/setup gives to pip."""
     (call,) = [line for line in (ROOT / "scripts/setup").read_text().splitlines() if "requirements.hashes" in line]
@@ -112,6 +113,7 @@ def test_the_lock_follows_requirements_through_what_is_installed(monkeypatch: py
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bill_of_materials(tmp_path: Path) -> None:
     pytest.importorskip("cyclonedx")
     from cyclonedx.schema import SchemaVersion

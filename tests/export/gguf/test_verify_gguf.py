@@ -25,6 +25,8 @@ from finetune.records import Verification
 
 from .test_write import layout_of, write
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[1, *range(40 + number, 70 + number)] for number in range(6)]
 
 

@@ -63,6 +63,7 @@ def plan(tiny_model_dir: Path, make_adapter: Callable[..., Path]) -> MergePlan:
     return plan_merge(tiny_model_dir, make_adapter(tiny_model_dir))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_llama_cpp_computes_what_base_and_adapter_compute(
     variant: str,
@@ -83,6 +84,7 @@ def test_llama_cpp_computes_what_base_and_adapter_compute(
     assert np.abs(actual - expected).max() < 0.01 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format", ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K"]
 )
@@ -100,6 +102,7 @@ def test_every_format_loads_and_its_tensors_are_the_merged_ones(
     assert set(largest.values()) != {"F32"}
 
 
+@pytest.mark.slow
 def test_an_importance_matrix_moves_the_error_to_where_it_does_not_matter(
     make_tiny_model: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
