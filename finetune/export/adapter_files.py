@@ -3,6 +3,7 @@
 Whatever is not known to be merged exactly is refused here, before anything is written.
 """
 
+import functools
 import json
 import math
 import re
@@ -10,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from finetune.errors import ExportError
 from finetune.export.names import is_head
-from finetune.export.tensor_files import MERGEABLE, StoredTensor, read_header
+from finetune.export.tensor_files import MERGEABLE, StoredTensor, read_header, read_rows
 
 PREFIX = "base_model.model."
 """What PEFT puts before the base model's own module path."""
@@ -47,6 +50,7 @@ _NEUTRAL = frozenset(
         "revision",
         "target_modules",
         "target_modules_to_tie",
+        "target_parameters",
         "task_type",
         "use_dora",
         "use_rslora",
@@ -56,6 +60,37 @@ _NEUTRAL = frozenset(
 
 _INITIALISATIONS = ("gaussian", "eva", "orthogonal")
 """Initialisations that leave the base weights as they are; True and False do too."""
+
+
+EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
+"""The two parameters in which transformers stacks a layer's experts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertPart:
+    """Which part of a stack's update changes one matrix of one expert (peft.tuners.lora.layer.ParamWrapper)."""
+
+    number: int
+    """The expert: it has rows `number` x rank and following of lora_A, and every `count`-th column of lora_B."""
+    count: int
+    """Experts in the stack."""
+    start: int
+    """First output: gate and up lie in one parameter."""
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertStack:
+    """Low-rank update of one parameter that stacks a layer's experts; which one it is, the shapes tell."""
+
+    module: str
+    """Path of the experts' module."""
+    down: StoredTensor
+    """Shape (experts x rank, inputs)."""
+    up: StoredTensor
+    """Shape (outputs, rank x experts)."""
+    options: Mapping[str, tuple[int, float]]
+    """Rank and scaling of each of EXPERT_PARAMETERS."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +108,8 @@ class LowRankPair:
     scaling: float
     embedding: bool
     """Whether the module is an embedding: the vocabulary is its input."""
+    part: ExpertPart | None = None
+    """Which part of the two tensors is meant, where they update a stack of experts; None: all of them."""
 
     @property
     def num_inputs(self) -> int:
@@ -82,12 +119,27 @@ class LowRankPair:
     @property
     def num_outputs(self) -> int:
         """Width of the module's output."""
-        return self.up.shape[0]
+        return self.up.shape[0] if self.part is None else self.part.stop - self.part.start
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read down_RI and up_OR, in their stored type."""
+        part = self.part
+        if part is None:
+            return read_rows(self.down), read_rows(self.up)
+        rank = self.down.shape[0] // part.count
+        down_RI = read_rows(self.down, part.number * rank, (part.number + 1) * rank)
+        return down_RI, _whole_stack(self.up)[part.start : part.stop, part.number :: part.count]
+
+
+@functools.lru_cache(maxsize=2)
+def _whole_stack(tensor: StoredTensor) -> torch.Tensor:
+    """Each expert takes a few columns out of every row: without the cache the stack would be read once per expert."""
+    return read_rows(tensor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapter:
-    """What an adapter folder holds; every tensor of its file is in `pairs` or in `replacements`."""
+    """What an adapter folder holds; every tensor of its file is in `pairs`, `stacks` or `replacements`."""
 
     folder: Path
     pairs: dict[str, LowRankPair]
@@ -95,6 +147,7 @@ class Adapter:
     replacements: dict[str, StoredTensor]
     """Fully trained tensors, by the name of the base tensor that they replace."""
     tensors: tuple[StoredTensor, ...]
+    stacks: tuple[ExpertStack, ...] = ()
 
 
 _ROLES = {
@@ -129,13 +182,18 @@ def read_adapter(folder: Path) -> Adapter:
         raise ExportError(f"{path}: no rule to merge {len(unknown)} tensors: {_listed(unknown)}")
     if not tensors:
         raise ExportError(f"{path}: holds no tensors; nothing was trained")
-    pairs = {module: _pair(module, found, options, path) for module, found in modules.items()}
+    stacks = tuple(_stack(module, found, options, path) for module, found in modules.items() if _is_stack(module))
+    parameters = options.get("target_parameters") or ()
+    if not stacks and any(str(name).endswith(EXPERT_PARAMETERS) for name in parameters):  # type: ignore[union-attr]
+        raise ExportError(f"{path}: holds no experts, which target_parameters names; the adapter is incomplete")
+    pairs = {module: _pair(module, found, options, path) for module, found in modules.items() if not _is_stack(module)}
     for tensor in tensors.values():
         if tensor.dtype not in MERGEABLE:
             raise ExportError(f"{path}: tensor {tensor.name} has type {tensor.dtype}, which cannot be merged")
     return Adapter(
         folder=folder,
         pairs=pairs,
+        stacks=stacks,
         replacements=replacements,
         tensors=tuple(tensors.values()),
     )
@@ -162,6 +220,12 @@ def _check_options(options: Mapping[str, object], folder: Path) -> None:
         raise ExportError(
             f"{folder}: uses {', '.join(active)}, which cannot be merged; use the adapter with peft instead"
         )
+    parameters = options.get("target_parameters") or ()
+    known = isinstance(parameters, list | tuple) and all(
+        str(name).rpartition(".")[2] in EXPERT_PARAMETERS or str(name).endswith("gate.weight") for name in parameters
+    )
+    if not known:
+        raise ExportError(f"{folder}: target_parameters is {parameters}; only experts and their router can be merged")
     start = options.get("init_lora_weights", True)
     if not isinstance(start, bool) and start is not None and start not in _INITIALISATIONS:
         raise ExportError(
@@ -186,7 +250,8 @@ def _sort_in(
     for ending, role in _ROLES.items():
         if path.endswith(ending):
             module = path.removesuffix(ending)
-            if "base_layer" in module.split("."):
+            is_nested = _is_stack(module) and bool(options.get("target_parameters"))
+            if "base_layer" in module.split(".") and not is_nested:
                 return False
             modules.setdefault(module, {})[role] = tensor
             return True
@@ -226,6 +291,25 @@ def _pair(module: str, found: Mapping[str, StoredTensor], options: Mapping[str, 
         raise ExportError(f"{path}: {module} has a magnitude of shape {magnitude.shape}, expected {up.shape[:1]}")
     scaling = alpha / math.sqrt(rank) if options.get("use_rslora") else alpha / rank
     return LowRankPair(module=module, down=down, up=up, magnitude=magnitude, scaling=scaling, embedding=embedding)
+
+
+def _is_stack(module: str) -> bool:
+    """Whether a module holds a layer's experts; where both parameters are adapted, one wraps the other."""
+    return module.removesuffix(".base_layer").rpartition(".")[2] == "experts"
+
+
+def _stack(module: str, found: Mapping[str, StoredTensor], options: Mapping[str, object], path: Path) -> ExpertStack:
+    if set(found) != {"down", "up"} or any(len(tensor.shape) != 2 for tensor in found.values()):
+        raise ExportError(f"{path}: {module} has {_listed(found)}, expected two matrices, down and up")
+    own = module.removesuffix(".base_layer")
+    ranks = {name: rank_and_alpha(f"{own}.{name}", options) for name in EXPERT_PARAMETERS}
+    rooted = bool(options.get("use_rslora"))
+    return ExpertStack(
+        module=own,
+        down=found["down"],
+        up=found["up"],
+        options={name: (rank, alpha / (math.sqrt(rank) if rooted else rank)) for name, (rank, alpha) in ranks.items()},
+    )
 
 
 def rank_and_alpha(module: str, options: Mapping[str, object]) -> tuple[int, float]:

@@ -14,6 +14,7 @@ import torch
 
 from finetune.errors import ExportError
 from finetune.export.adapter_files import Adapter, LowRankPair, read_adapter
+from finetune.export.expert_pairs import expert_pairs
 from finetune.export.names import find_embedding, find_head, find_tensor, is_embedding, is_head
 from finetune.export.tensor_files import (
     BLOCK_BYTES,
@@ -213,7 +214,8 @@ def _match_pairs(
         if name in matched:
             raise ExportError(f"{adapter.folder}: {module} and {matched[name][0].module} would both change {name}")
         matched[name] = (pair, transposed)
-    return matched
+    parts = expert_pairs(adapter.stacks, sources, adapter.folder)
+    return matched | {name: (pair, False) for name, pair in parts.items()}
 
 
 def _match_replacements(adapter: Adapter, sources: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

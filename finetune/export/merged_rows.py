@@ -66,7 +66,7 @@ class MergedRows:
             self._whole = self._round_trip.function(read_rows(tensor.source)).to(self._precision)
         if pair is None:
             return
-        down_RI, up_OR = read_rows(pair.down).to(self._precision), read_rows(pair.up).to(self._precision)
+        down_RI, up_OR = (factor.to(self._precision) for factor in pair.factors())
         self._left, self._right = (down_RI.T, up_OR.T) if tensor.transposed else (up_OR, down_RI)
         if pair.magnitude is None:
             return

@@ -10,6 +10,8 @@ from finetune.errors import ExportError
 from finetune.export.tensor_files import StoredTensor
 
 EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+MIXTRAL_ROUTER = (".mlp.gate.", ".block_sparse_moe.gate.")
+"""Its name in transformers 5, and in the checkpoint."""
 HEAD_NAMES = ("lm_head.weight", "embed_out.weight")
 
 
@@ -22,8 +24,9 @@ def find_tensor(name: str, stored: Mapping[str, StoredTensor], shape: tuple[int,
     Raises:
         ExportError: several tensors could be meant.
     """
-    if name in stored:
-        return name
+    for exact in (name, name.replace(*MIXTRAL_ROUTER)):
+        if exact in stored:
+            return exact
     parts = name.split(".")
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     last_start = min([len(parts) - 2, *(index - 1 for index in numbers)])

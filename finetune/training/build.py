@@ -194,6 +194,7 @@ def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, 
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        router_aux_loss_coef=0.0,  # our own loss has none; on, a mixture of experts cannot generate afterwards
     )
 
 

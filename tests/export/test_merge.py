@@ -15,6 +15,8 @@ from finetune.export.merge import MergePlan, RoundTrip, check_values, plan_merge
 from finetune.export.merged_rows import merged_blocks
 from finetune.export.safetensors import write_safetensors
 
+from .gguf.random_models import save_random_model
+
 VARIANTS = {
     "lora": {},
     "rslora": {"use_rslora": True},
@@ -110,6 +112,40 @@ def test_merge_equals_peft(
         assert_rounded(weight, expected[name], name)
         changed += not torch.equal(weight, stored[name])
     assert changed >= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True, "target_modules": ["w1", "w3", "w2", "q_proj"]}])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3moe"])
+def test_stacked_experts_are_merged_into_the_checkpoints_own_tensors(
+    kind: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    make_adapter: Callable[..., Path],
+    peft_logits: Callable[..., torch.Tensor],
+) -> None:
+    base = tmp_path / "base"
+    save_random_model(kind, base)
+    if kind == "qwen3moe" and options:
+        options = options | {"target_modules": ["down_proj", "k_proj"]}
+    adapter = make_adapter(base, **options)
+    plan = plan_merge(base, adapter)
+    changed = {tensor.name for tensor in plan.tensors if not tensor.is_copy}
+    num_experts = 3 * 4 * (1 if kind == "qwen3moe" and options else 3)
+    assert len([name for name in changed if ".experts." in name]) == num_experts
+    logits = exported_logits(plan, tmp_path / "out")
+    expected = peft_logits(base, adapter, sequences())
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_experts_of_another_base_are_refused(tmp_path: Path, make_adapter: Callable[..., Path]) -> None:
+    save_random_model("mixtral", tmp_path / "mixtral")
+    adapter = make_adapter(tmp_path / "mixtral")
+    save_random_model("qwen3moe", tmp_path / "qwen3moe")
+    save_random_model("mixtral", tmp_path / "stacked", save_original_format=False)
+    with pytest.raises(ExportError, match="another base"):
+        plan_merge(tmp_path / "qwen3moe", adapter)
+    with pytest.raises(ExportError, match="does not store expert by expert"):
+        plan_merge(tmp_path / "stacked", adapter)
 
 
 def test_dora_scales_every_output_to_its_magnitude(float32_dir: Path, make_adapter: Callable[..., Path]) -> None:

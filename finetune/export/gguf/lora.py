@@ -19,7 +19,6 @@ from finetune.export.gguf.tensors import GgufTensor
 from finetune.export.gguf.write import ALIGNMENT, interleaved, write_header
 from finetune.export.merge import MergePlan
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
-from finetune.export.tensor_files import read_rows
 
 _WAY_OUT = "export the merged model (export.formats=[gguf_q8_0])"
 
@@ -28,7 +27,7 @@ def check_pairs(adapter: Adapter) -> None:
     """Refuse what llama.cpp's adapters cannot hold, from headers alone.
 
     Raises:
-        ConfigError: DoRA, fully trained tensors, or a pair on the embedding.
+        ConfigError: DoRA, fully trained tensors, a pair on the embedding, or on a mixture's experts.
     """
     problems = []
     if any(pair.magnitude is not None for pair in adapter.pairs.values()):
@@ -37,6 +36,8 @@ def check_pairs(adapter: Adapter) -> None:
         problems.append(f"fully trained tensors ({next(iter(adapter.replacements))})")
     if any(pair.embedding for pair in adapter.pairs.values()):
         problems.append("an update of the embedding")
+    if adapter.stacks:
+        problems.append("updates of stacked experts")
     if problems:
         raise ConfigError(f"gguf_lora: llama.cpp's adapters know no {' and no '.join(problems)}; {_WAY_OUT}")
 
@@ -72,7 +73,7 @@ def write_lora(
 
 def _arrays(tensor: GgufTensor, pair: LowRankPair, alpha: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return lora_a (rank, inputs) and lora_b (outputs, rank), its rows in the order of the file."""
-    down_RI, up_OR = read_rows(pair.down).to(torch.float32), read_rows(pair.up).to(torch.float32)
+    down_RI, up_OR = (factor.to(torch.float32) for factor in pair.factors())
     up_OR = torch.cat([up_OR[rows.start : rows.stop] for rows in tensor.rows])
     if tensor.interleave:
         up_OR = interleaved(up_OR, tensor.interleave)
