@@ -247,7 +247,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(
 ) -> None:
     launch = ["torch.distributed.run", "--nproc_per_node", "2", "faulty.py"]
     words = ["train", "training.batch_tokens=1024"]
-    straight = start([*words, *runs.words("two")], tmp_path, launch, SIGNAL_TO_ONE_RANK)
+    straight = start([*words, *runs.words(f"straight-{rank}")], tmp_path, launch, SIGNAL_TO_ONE_RANK)
     assert straight.wait(200) == 0, straight.communicate()[0]
     monkeypatch.setenv("SIGNALLED", rank)
     name = f"two-{rank}"
@@ -259,4 +259,4 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(
     monkeypatch.delenv("SIGNALLED")
     again = start([*words, *runs.words(name, "resume=true")], tmp_path, launch, SIGNAL_TO_ONE_RANK)
     assert again.wait(200) == 0, again.communicate()[0]
-    assert runs.adapter(name) == runs.adapter("two")
+    assert runs.adapter(name) == runs.adapter(f"straight-{rank}")
