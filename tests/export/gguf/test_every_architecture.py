@@ -32,19 +32,22 @@ OPTIONS: Mapping[str, list[str]] = {
 }
 """Their bases never learned the EOS token: it lies among the unused ones, where no adapter of the layers tells it from
 them."""
+STEPS = {"Falcon 7B": 90, "Qwen2": 25}
+"""Optimizer steps, where 45 are too few for clear logits, or too slow for the size of the vocabulary."""
 COLUMNS = ("model", "tokenizer", "format", "bytes", "top-1", "KL mean", "KL p99", "greedy")
-TOP1 = {"gguf_f16": 0.999, "gguf_q8_0": 0.99, "gguf_q4_k_m": 0.0}
-"""Least share of the answers' places with the same most likely token; of Q4_K_M it is stated."""
+TOP1 = {"gguf_f16": 0.999, "gguf_q8_0": 0.0, "gguf_q4_k_m": 0.0}
+"""Least share of the answers' places with the same most likely token, near ties included; of the others it is stated,
+and the export's own gate holds Q8_0 to 99 % without near ties."""
 
 
-def words_of(model_dir: Path, rows: tuple[Path, Path], out: Path) -> list[str]:
+def words_of(model_dir: Path, rows: tuple[Path, Path], out: Path, num_steps: int) -> list[str]:
     """The command line of one run."""
     return [
         *("model=local", f"model.path={model_dir}", "model.dtype=float32", f"output_dir={out}"),
         *(f"data.path={rows[0]}", f"data.test_path={rows[1]}", "data.prompt={prompt}", "data.completion={completion}"),
-        *("training.max_steps=45", "training.learning_rate=0.005", "training.adam_beta2=0.95"),
+        *(f"training.max_steps={num_steps}", "training.learning_rate=0.005", "training.adam_beta2=0.95"),
         *("training.max_length=256", "training.micro_batch_tokens=512", "training.batch_tokens=512"),
-        *("training.eval_steps=45", "training.max_validation_tokens=400", "training.logging_steps=15"),
+        *(f"training.eval_steps={num_steps}", "training.max_validation_tokens=400", "training.logging_steps=15"),
         *("evaluation.max_items=2", "evaluation.max_new_tokens=4", "export.task_items=2"),
         *("export.verification_items=8", f"export.formats=[{','.join(TOP1)}]"),
     ]
@@ -60,7 +63,8 @@ def test_what_llama_cpp_computes_is_what_was_trained(name: str, shared_dir: Path
         model_dir = ROOT / "models" / name if name == "embedded" else shared_dir / "models" / name
         tokenizer = name
     out = tmp_path / "run"
-    assert main([*words_of(model_dir, write_rows(tmp_path), out), *OPTIONS.get(name, [])]) == 0
+    words = words_of(model_dir, write_rows(tmp_path), out, STEPS.get(name, 45))
+    assert main([*words, *OPTIONS.get(name, [])]) == 0
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [step["validation_loss"] for step in steps if "validation_loss" in step]
     assert losses[-1] < 0.5 * losses[0], "the adapter learned little: its logits are too flat to compare"
