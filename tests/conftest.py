@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Send the further cases of a test marked `few` to another tier."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        few = item.get_closest_marker("few")
+        if few is not None:
+            test = (item.path, item.name.partition("[")[0])
+            seen[test] += 1
+            if seen[test] > few.args[0]:
+                item.add_marker(few.kwargs.get("rest", "slow"))
 
 
 @pytest.fixture(autouse=True)

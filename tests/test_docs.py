@@ -145,6 +145,7 @@ def words_of_adapter(words: list[str]) -> bool:
     return any(word.startswith("adapter.path=") for word in words)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("command", EXAMPLE_COMMANDS)
 def test_quoted_command_composes(command: str, example_recipes: Path) -> None:
     words = [word for word in shlex.split(command) if word != "--help"]

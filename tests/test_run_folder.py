@@ -67,6 +67,7 @@ def test_a_complete_run_is_known_as_such(tmp_path: Path) -> None:
     assert open_folder(config_of(tmp_path, "resume=true"))[1] is RunState.trained
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -86,6 +87,7 @@ def test_another_configuration_is_refused_by_name_even_with_resume(change: str, 
         assert change.partition("=")[0].partition(".")[0] in str(caught.value)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("change", ["evaluation.max_items=3", "export.formats=[]", "tracking=wandb", "offline=true"])
 def test_evaluation_export_and_tracking_may_change(change: str, tmp_path: Path) -> None:
     started(tmp_path, trained=True)
