@@ -1,4 +1,4 @@
-"""Appends to a file past the system's page cache where the system allows it; used by `stream.py`.
+"""Writes a file past the system's page cache where the system allows it; used by `stream.py`.
 
 Copying a model's bytes through the page cache costs the processor more than merging does, and the system then holds
 gigabytes that nobody reads. Linux takes whole pages straight from aligned memory (O_DIRECT); elsewhere, and on file
@@ -29,16 +29,12 @@ until the end."""
 
 
 class DirectFile:
-    """A file that grows at its end, on a thread of its own; what it holds already stays. Closed by `close`."""
+    """A new file that grows at its end, written on a thread of its own. Closed by `close`."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
         self._file, self._is_direct = _open(path)
         self._buffers = [np.frombuffer(mmap.mmap(-1, BUFFER_BYTES), np.uint8) for _ in range(2)]
-        size = path.stat().st_size
-        self._num_filled = size % PAGE_BYTES
-        self._position = size - self._num_filled
-        self._buffers[0][: self._num_filled] = _tail(path, self._position)
+        self._num_filled = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
         self._write: Future[None] | None = None
@@ -81,25 +77,23 @@ class DirectFile:
     def _hand_over(self) -> None:
         """Give the filled buffer to the writing thread, and go on with the one that it has written."""
         _await(self._write)
-        self._write = self._writer.submit(self._write_at, self._position, self._buffers[0][: self._num_filled].data)
-        self._position += self._num_filled
+        self._write = self._writer.submit(self._write_out, self._buffers[0][: self._num_filled].data)
         self._num_filled = 0
         self._buffers.reverse()
 
-    def _write_at(self, position: int, view: memoryview) -> None:
+    def _write_out(self, view: memoryview) -> None:
         whole = len(view) // PAGE_BYTES * PAGE_BYTES
-        self._write_all(position, view[:whole])
+        self._write_all(view[:whole])
         if whole < len(view):  # the file's last bytes
             self._through_cache()
-            self._write_all(position + whole, view[whole:])
+            self._write_all(view[whole:])
         self._num_unflushed_bytes += len(view)
         if not self._is_direct and self._num_unflushed_bytes >= FLUSH_BYTES and (not self._flush or self._flush.done()):
             _await(self._flush)
             self._flush = self._flusher.submit(_flush_data, self._file.fileno())
             self._num_unflushed_bytes = 0
 
-    def _write_all(self, position: int, view: memoryview) -> None:
-        self._file.seek(position)
+    def _write_all(self, view: memoryview) -> None:
         while view:
             try:
                 count = self._file.write(view)
@@ -128,13 +122,7 @@ def _open(path: Path) -> tuple[BinaryIO, bool]:
 
 
 def _opened(path: Path, flags: int) -> Any:
-    return open(path, "r+b", buffering=0, opener=lambda name, given: os.open(name, given | flags))
-
-
-def _tail(path: Path, start: int) -> np.ndarray[Any, Any]:
-    with path.open("rb") as file:
-        file.seek(start)
-        return np.frombuffer(file.read(), np.uint8)
+    return open(path, "wb", buffering=0, opener=lambda name, given: os.open(name, given | flags))
 
 
 def _await(future: Future[None] | None) -> None:

@@ -44,7 +44,7 @@ def in_order(tasks: Iterable[Callable[[], Block]], num_threads: int | None = Non
 
 
 class HashedFile:
-    """A file that grows at its end, and is written and hashed on threads of its own meanwhile; see `appended`."""
+    """A new file that is written and hashed on threads of its own while it grows; see `hashed_file`."""
 
     def __init__(self, path: Path) -> None:
         self.sha256 = ""
@@ -53,7 +53,6 @@ class HashedFile:
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._unhashed: deque[Future[None]] = deque()
         self._file = DirectFile(path)
-        self._read_present(path)
 
     def write(self, block: Block) -> None:
         """Append a block, which must not be changed afterwards.
@@ -80,11 +79,6 @@ class HashedFile:
         self._hasher.shutdown(cancel_futures=True)
         self._file.close()
 
-    def _read_present(self, path: Path) -> None:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                self._hash(chunk)
-
     def _hash(self, block: Block) -> None:
         self._unhashed.append(self._hasher.submit(self._digest.update, block))
         if len(self._unhashed) > _MOST_UNHASHED:
@@ -92,8 +86,8 @@ class HashedFile:
 
 
 @contextmanager
-def appended(path: Path) -> Iterator[HashedFile]:
-    """Yield a file to append blocks to, created where it is absent; all of it is on the disk and hashed afterwards.
+def hashed_file(path: Path) -> Iterator[HashedFile]:
+    """Yield a new file to write blocks to; all of it is on the disk and hashed afterwards.
 
     Raises:
         OSError: the disk is full or failed.
