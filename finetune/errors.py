@@ -6,6 +6,7 @@
     ├── DataError (exit 2)
     ├── ModelError (exit 2)
     ├── RunExists (exit 2)
+    │   └── UnfinishedRun
     ├── CheckpointError
     ├── ExportError
     ├── TrainingError
@@ -53,6 +54,10 @@ class RunExists(FinetuneError):
     """The run folder belongs to another run, or to one that needs `resume=true`."""
 
     exit_code = EXIT_MISTAKE
+
+
+class UnfinishedRun(RunExists):
+    """The run folder holds this very run, and `resume=true` is all that is missing."""
 
 
 class CheckpointError(FinetuneError):
