@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, UnfinishedRun, did_you_mean, one_line
+from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
 
@@ -39,11 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with listening():
         try:
             return _dispatch(list(words))
-        except UnfinishedRun as error:
-            _say_error(f"{one_line(error)}. Go on with: {shlex.join(continuing(words))}")
-            return error.exit_code
         except FinetuneError as error:
-            _say_error(one_line(error))
+            command = f". Go on with: {shlex.join(continuing(words))}" if error.can_resume else ""
+            _say_error(f"{one_line(error)}{command}")
             return error.exit_code
         except KeyboardInterrupt as interrupt:
             _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")

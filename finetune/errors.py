@@ -11,6 +11,7 @@
     ├── ExportError
     ├── TrainingError
     └── ResourceError
+        └── SaveError
 
 A message says what is wrong with the value seen, where it stands, and what to do about it.
 """
@@ -26,6 +27,8 @@ class FinetuneError(Exception):
     """Base of all errors that are shown to the user in one line; `exit_code` ends the process."""
 
     exit_code = EXIT_FAILED
+    can_resume = False
+    """Whether the same command with `resume=true` goes on; the last line then says so."""
 
 
 class ConfigError(FinetuneError):
@@ -59,6 +62,8 @@ class RunExists(FinetuneError):
 class UnfinishedRun(RunExists):
     """The run folder holds this very run, and `resume=true` is all that is missing."""
 
+    can_resume = True
+
 
 class CheckpointError(FinetuneError):
     """A checkpoint is damaged or does not fit the run."""
@@ -74,6 +79,12 @@ class TrainingError(FinetuneError):
 
 class ResourceError(FinetuneError):
     """Too little memory, disk or another resource of the machine."""
+
+
+class SaveError(ResourceError):
+    """A checkpoint or the adapter could not be written; what was saved before is whole."""
+
+    can_resume = True
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from finetune import __version__
 from finetune.config import RunConfig
 from finetune.errors import RunExists, UnfinishedRun
 from finetune.fingerprint import (
@@ -35,6 +34,7 @@ _DELETION = ".config.yaml.deleted"
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:\d+|partial|previous|new)")
 """Name of a file or folder that was being written when the process was killed."""
 _PACKAGES = (
+    "finetune",
     "torch",
     "transformers",
     "trl",
@@ -316,7 +316,6 @@ def write_versions(folder: RunFolder, *, device: str, dtype: str, reason: str, s
     Returns what differs from the run that is resumed: it is no reason to refuse it.
     """
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
-    packages["finetune"] = __version__
     content = {
         "python": platform.python_version(),
         "platform": platform.platform(),
