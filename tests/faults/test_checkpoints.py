@@ -108,7 +108,8 @@ def kill_at(number: int, folder: Path) -> Callable[[], None]:
                 is_on.append(True)
 
         def save_file(tensors: Any, path: Path, *more: Any, **named: Any) -> None:
-            count(f"save {path.name}")
+            if is_on:
+                count(f"save {path.name}")
             save(tensors, path, *more, **named)
 
         Flow.on_step_end = on_step_end  # type: ignore[method-assign]
