@@ -24,6 +24,7 @@ from finetune.fingerprint import (
     option_changes,
     plain_config,
 )
+from finetune.holding import hold
 from finetune.placing import recover, recover_all
 
 _OWN_FILES = ("config.yaml", "versions.json", "metrics.jsonl", "report.html", "README.md")
@@ -293,11 +294,17 @@ def start_folder(folder: RunFolder, config: RunConfig, contents: Contents | None
     What another run left is deleted (`overwrite=true`), what a killed process left is cleared away.
 
     Raises:
-        RunExists: the run in it was begun with other contents, and the change is not named as wanted.
+        RunExists: another process is at work in it, or the run in it was begun with other contents, and the change is
+            not named as wanted.
     """
     import yaml
 
     make_private(folder)
+    if not hold(folder.path):
+        raise RunExists(
+            f"output_dir: another process is training in {config.output_dir}; wait for it, end it, or choose another "
+            "output_dir=…"
+        )
     stored = stored_config(folder) if folder.config.is_file() and not config.overwrite else {}
     changes = [*option_changes(stored, config), *content_changes(stored, contents or {})] if stored else []
     refuse_changes(folder, config, changes)

@@ -3,16 +3,20 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune import load_config
+from finetune import holding, load_config
 from finetune.__main__ import main
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, RunExists, UnfinishedRun
+from finetune.holding import let_go_of
 from finetune.run import (
     RunFolder,
     RunState,
@@ -249,6 +253,24 @@ def test_an_unfinished_run_names_its_newest_checkpoint_and_the_command(
     assert main(["train", "recipe=quickstart", f"output_dir={tmp_path}"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.endswith(f"Go on with: python -m finetune train recipe=quickstart output_dir={tmp_path} resume=true")
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        started(tmp_path)
+        (tmp_path / "held").touch()
+        signal.pause()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    config = config_of(tmp_path, "resume=true")
+    with pytest.raises(RunExists, match="another process is training in"):
+        start_folder(RunFolder(tmp_path), config)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with let_go_of(tmp_path):
+        start_folder(RunFolder(tmp_path), config)
+    assert tmp_path not in holding._held
 
 
 def test_other_versions_are_told_and_nothing_else(tmp_path: Path) -> None:

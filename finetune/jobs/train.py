@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import RunConfig
+from finetune.holding import let_go_of
 from finetune.jobs import steps
 from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
@@ -26,7 +27,8 @@ def train(config: RunConfig) -> RunFolder:
     if state is RunState.trained:
         logger.info("train: %s is already trained; nothing to do", folder.path)
     else:
-        train_part(config, rows, folder, state)
+        with let_go_of(folder.path):
+            train_part(config, rows, folder, state)
     return folder
 
 

@@ -74,49 +74,54 @@ SHORT = ("training.max_steps=4", "training.save_steps=2", "training.eval_steps=1
 _WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 
 
-def kill_at(number: int, folder: Path) -> Callable[[], None]:
-    """Kill this process just before the n-th time that the last step's saving changes a file of the run folder.
+class KilledAt:
+    """Kills this process just before the n-th time that the last step's saving changes a file of the run folder.
 
-    The functions that write by themselves, past Python's `open`, count too.
+    safetensors writes past Python's `open`, so that its functions count for themselves.
     """
 
-    def patch() -> None:
+    def __init__(self, number: int, folder: Path) -> None:
+        self.number = number
+        self.folder = folder
+        self.count = 0
+        self.is_on = False
+
+    def about_to(self, what: str) -> None:
+        self.count += self.is_on
+        if self.is_on and self.count == self.number:
+            os.write(2, f"killed at {what}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.is_on or not arguments or str(self.folder) not in str(arguments[0]):
+            return
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in _WRITES:
+            self.about_to(f"{event} {Path(str(arguments[0])).relative_to(self.folder)}")
+
+    def watched(self, save: Any) -> Any:
+        def save_file(tensors: Any, path: Any, *more: Any, **named: Any) -> None:
+            self.about_to(f"save {Path(path).relative_to(self.folder)}")
+            save(tensors, path, *more, **named)
+
+        return save_file
+
+    def __call__(self) -> None:
+        import peft.peft_model
+
         from finetune.training import states
         from finetune.training.callbacks import Flow
 
-        counted: list[str] = []
-        is_on = []
+        original = Flow.on_step_end
 
-        def count(what: str) -> None:
-            counted.append(what)
-            if len(counted) == number:
-                os.write(2, f"killed at {what}\n".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if not is_on or not arguments or str(folder) not in str(arguments[0]):
-                return
-            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes or event in _WRITES:
-                count(f"{event} {Path(str(arguments[0])).relative_to(folder)}")
-
-        original, save = Flow.on_step_end, states.save_file
-
-        def on_step_end(self: Flow, args: Any, state: Any, control: Any, **named: Any) -> None:
-            original(self, args, state, control, **named)
-            if state.global_step == state.max_steps:
-                is_on.append(True)
-
-        def save_file(tensors: Any, path: Path, *more: Any, **named: Any) -> None:
-            if is_on:
-                count(f"save {path.name}")
-            save(tensors, path, *more, **named)
+        def on_step_end(flow: Flow, args: Any, state: Any, control: Any, **named: Any) -> None:
+            original(flow, args, state, control, **named)
+            self.is_on = self.is_on or state.global_step == state.max_steps
 
         Flow.on_step_end = on_step_end  # type: ignore[method-assign]
-        states.save_file = save_file
-        sys.addaudithook(hook)
-
-    return patch
+        states.save_file = self.watched(states.save_file)
+        peft.peft_model.safe_save_file = self.watched(peft.peft_model.safe_save_file)
+        sys.addaudithook(self.hook)
 
 
 @pytest.mark.slow
@@ -126,7 +131,7 @@ def test_a_kill_at_each_file_of_a_save_is_recovered_by_the_same_command(runs: An
     places: list[str] = []
     for number in range(1, 99):
         name = f"killed-{number}"
-        ended = runs.train(name, *SHORT, before=kill_at(number, runs.path / name))
+        ended = runs.train(name, *SHORT, before=KilledAt(number, runs.path / name))
         if ended.code == 0:
             break
         assert ended.code == -9, ended.said
