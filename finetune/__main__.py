@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _dispatch(list(words))
         except FinetuneError as error:
-            _say_error(one_line(error))
+            command = f". Go on with: {shlex.join(continuing(words))}" if error.can_resume else ""
+            _say_error(f"{one_line(error)}{command}")
             return error.exit_code
         except KeyboardInterrupt as interrupt:
             _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")

@@ -6,11 +6,11 @@ part of the system takes its own section only. Values below are the last resort;
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, did_you_mean
 
 MISSING: Any = "???"
 """OmegaConf's mark of a required value, written here so that the schema needs no import of it."""
@@ -127,6 +127,15 @@ class OnLossSpike(Enum):
     """Leave the weights as they are and go on; the rows are named in metrics.jsonl."""
     stop = "stop"
     """End the run before the step changes the weights."""
+
+
+class OnSaveError(Enum):
+    """What becomes of a run that cannot save: a full disk, a folder that cannot be written to."""
+
+    stop = "stop"
+    """End the run; the last good checkpoint stays."""
+    warn = "warn"
+    """Say so and go on; the last good checkpoint stays, and the next save is tried."""
 
 
 class MergeBase(Enum):
@@ -497,6 +506,8 @@ class TrainingConfig:
     """Stop after so many measurements without a better validation loss; None never stops early."""
     on_loss_spike: OnLossSpike = OnLossSpike.warn
     """A step's loss far (6 standard deviations of the last 128 steps) above them: `warn`, `skip` it, or `stop`."""
+    on_save_error: OnSaveError = OnSaveError.stop
+    """A checkpoint cannot be written: `stop` the run, or `warn` and go on; either way the last good one stays."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
@@ -595,6 +606,16 @@ class TrackingConfig:
     """The tracker's project."""
 
 
+FINGERPRINTED = ("seed", "model", "quantization", "adapter", "data", "training")
+"""What decides the adapter; evaluation, export and tracking may change in a finished run."""
+
+CONTENTS = (
+    *("data.train", "data.validation", "data.test"),
+    *("model.weights", "model.config", "model.tokenizer", "model.chat_template", "adapter.weights", "num_processes"),
+)
+"""What else decides it: the contents behind the options, as a resumed run compares them."""
+
+
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, wholly described."""
@@ -609,6 +630,9 @@ class RunConfig:
     """The run folder."""
     resume: bool = False
     """Go on with what the run folder holds."""
+    resume_changes: list[str] = field(default_factory=list)
+    """What may differ from the run that is resumed, by name: options (`training.learning_rate`), contents
+    (`data.train`, `model.weights`, …) or whole sections (`data`). The steps that are left follow the new values."""
     overwrite: bool = False
     """Delete the run that the folder holds, and start again."""
     offline: bool = False
@@ -637,6 +661,7 @@ class RunConfig:
             yield from section.problems()
         if not 0 <= self.seed < 2**32:
             yield f"seed: {self.seed} is not in [0, 2^32)"
+        yield from self._problems_of_changes()
         if self.resume and self.overwrite:
             yield "resume and overwrite are both true; choose one"
         if self.adapter.method is AdapterMethod.pissa and self.quantization.method is not QuantizationMethod.none:
@@ -651,6 +676,18 @@ class RunConfig:
             )
         if self.tracking.mode is TrackingMode.online and self.offline:
             yield "tracking.mode=online contradicts offline=true"
+
+    def _problems_of_changes(self) -> Iterator[str]:
+        if self.resume_changes and not self.resume:
+            yield "resume_changes: names what may differ from the run that is resumed, so it needs resume=true"
+        for name in self.resume_changes:
+            section, _, rest = name.partition(".")
+            options = getattr(self, section, None) if section in FINGERPRINTED else None
+            known = [f"{section}.{f.name}" for f in fields(options)] if is_dataclass(options) else []
+            is_option = options is not None and (not rest or f"{section}.{rest.partition('.')[0]}" in known)
+            if not is_option and name not in CONTENTS:
+                nearest = did_you_mean(name, [*FINGERPRINTED, *CONTENTS, *known])
+                yield f"resume_changes: {name!r} decides nothing.{nearest}"
 
 
 def _at_least(key: str, value: int, least: int) -> Iterator[str]:

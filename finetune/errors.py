@@ -6,10 +6,12 @@
     ├── DataError (exit 2)
     ├── ModelError (exit 2)
     ├── RunExists (exit 2)
+    │   └── UnfinishedRun
     ├── CheckpointError
     ├── ExportError
     ├── TrainingError
     └── ResourceError
+        └── SaveError
 
 A message says what is wrong with the value seen, where it stands, and what to do about it.
 """
@@ -25,6 +27,8 @@ class FinetuneError(Exception):
     """Base of all errors that are shown to the user in one line; `exit_code` ends the process."""
 
     exit_code = EXIT_FAILED
+    can_resume = False
+    """Whether the same command with `resume=true` goes on; the last line then says so."""
 
 
 class ConfigError(FinetuneError):
@@ -55,6 +59,12 @@ class RunExists(FinetuneError):
     exit_code = EXIT_MISTAKE
 
 
+class UnfinishedRun(RunExists):
+    """The run folder holds this very run, and `resume=true` is all that is missing."""
+
+    can_resume = True
+
+
 class CheckpointError(FinetuneError):
     """A checkpoint is damaged or does not fit the run."""
 
@@ -69,6 +79,12 @@ class TrainingError(FinetuneError):
 
 class ResourceError(FinetuneError):
     """Too little memory, disk or another resource of the machine."""
+
+
+class SaveError(ResourceError):
+    """A checkpoint or the adapter could not be written; what was saved before is whole."""
+
+    can_resume = True
 
 
 def one_line(error: BaseException) -> str:
