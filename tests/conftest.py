@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from .bar_table import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 

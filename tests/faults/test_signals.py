@@ -17,6 +17,8 @@ import pytest
 from finetune import interruption
 from finetune.__main__ import continuing
 
+pytestmark = pytest.mark.bar("R5")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

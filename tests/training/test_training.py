@@ -67,6 +67,7 @@ def test_the_run_folder_is_complete_and_holds_no_pickle(straight: RunFolder) -> 
     assert versions["packages"]["torch"] == torch.__version__ and versions["dtype"] == "float32"
 
 
+@pytest.mark.bar("R10")
 def test_the_same_seed_gives_the_same_adapter_and_another_one_does_not(
     straight: RunFolder, tiny_model_dir: Path, choice_rows: Path, tmp_path: Path
 ) -> None:
