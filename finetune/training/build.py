@@ -101,6 +101,7 @@ def train_adapter(
     Raises:
         TrainingError: loss, gradient or weights became no numbers, or the loss jumped (training.on_loss_spike=stop).
         CheckpointError: a checkpoint does not fit this run.
+        ResourceError: not even a single row fits into memory, or the main memory is nearly used up.
         Interrupted: a signal asked for an end; a checkpoint of the last step is there.
     """
     is_packed = training.packing and _packing_works(model)
@@ -147,6 +148,7 @@ def train_adapter(
         trainer.args.eval_on_start = False
     with deferred(), packed(model.get_base_model()) if is_packed else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.raise_if_short_of_memory()
     trainer.load_best()
     _unwrap(trainer, model)
     if not is_main_process():

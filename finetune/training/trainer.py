@@ -19,9 +19,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune import interruption
 from finetune.config import AdapterConfig, OnLossSpike, TrainingConfig
-from finetune.errors import TrainingError
+from finetune.errors import ResourceError, TrainingError
 from finetune.log import is_main_process
 from finetune.model.adapter import restore_adapter_state, save_adapter
+from finetune.model.free_memory import FreeMemory, reserve_bytes
 from finetune.model.hardware import is_out_of_memory
 from finetune.records import Example
 from finetune.run import read_json, write_json
@@ -72,6 +73,9 @@ class AdapterTrainer(SFTTrainer):
         """Set where the last step's loss was one."""
         self.course = Course()
         self.has_checkpoint = False
+        self.memory = FreeMemory()
+        self.shortage = ""
+        """What is said of the main memory where it is nearly used up on any of the processes."""
         self.wishes_stop = False
         """Whether a signal to any of the processes asked for an end; the same on all of them."""
         self.wishes_save = False
@@ -217,18 +221,42 @@ class AdapterTrainer(SFTTrainer):
         """
         step, self.step = self.step, StepSoFar()
         share, norm = torch.stack([torch.stack(step.losses).sum(), torch.as_tensor(norm).to(step.losses[0])]).tolist()
-        wishes = [float(bool(interruption.stop_wish())), float(interruption.take_save_wish())]
-        total, stops, saves = self._sum_over_processes(torch.tensor([share, *wishes], dtype=torch.float64)).tolist()
+        self.shortage = self._shortage()
+        wishes = [bool(interruption.stop_wish()), interruption.take_save_wish(), bool(self.shortage)]
+        sums = self._sum_over_processes(torch.tensor([share, *wishes], dtype=torch.float64))
+        total, stops, saves, shortages = sums.tolist()
         loss = total / self.args.world_size
-        self.wishes_stop, self.wishes_save = stops > 0, saves > 0
-        if self.wishes_stop:
+        self.wishes_stop, self.wishes_save = stops + shortages > 0, saves > 0
+        if stops:
             interruption.wish_stop(_ELSEWHERE)
+        if shortages:
+            self.shortage = self.shortage or "another process has too little memory left"
         scaler = self.accelerator.scaler
         overflows = scaler is not None and scaler.get_scale() > 1  # float16: the scaler skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflows):
             self._refuse_step(step, loss, norm)
         found = self.course.watch.add(loss)
         self.spike = None if found is None else self._on_spike(model, found, self._rows_of(step.examples))
+
+    def _shortage(self) -> str:
+        """Say how little main memory is left, where it is too little to go on; never after the last step."""
+        room = self.memory.look()
+        is_last = self.state.global_step + 1 >= self.state.max_steps
+        return "" if room is None or is_last or room.free_bytes >= reserve_bytes(room) else str(room)
+
+    def raise_if_short_of_memory(self) -> None:
+        """End a run that stopped with a checkpoint because the kernel would soon have ended it.
+
+        Raises:
+            ResourceError: with the figures and what to change.
+        """
+        if self.shortage:
+            raise ResourceError(
+                f"step {self.state.global_step}: {self.shortage}; stopped with a checkpoint before the system ends "
+                "this process. End other programs or raise the limit, then go on with resume=true; for less memory start "
+                f"anew with a lower training.micro_batch_tokens (now {self.micro_batch_tokens}) or training.max_length (now "
+                f"{self.training_config.max_length}), or with training.gradient_checkpointing=true"
+            )
 
     def _refuse_step(self, step: StepSoFar, loss: float, norm: float) -> NoReturn:
         bad = [not math.isfinite(value) for value in torch.stack(step.losses).tolist()]
@@ -265,8 +293,9 @@ class AdapterTrainer(SFTTrainer):
     def _agree_to_stop(self) -> bool:
         """Whether any process was asked to end; every process must call it."""
         wish = torch.tensor([float(bool(interruption.stop_wish()))])
-        self.wishes_stop = self.wishes_stop or bool(self._sum_over_processes(wish)[0] > 0)
-        if self.wishes_stop:
+        asked = bool(self._sum_over_processes(wish)[0] > 0)
+        self.wishes_stop = self.wishes_stop or asked
+        if asked:
             interruption.wish_stop(_ELSEWHERE)
         return self.wishes_stop
 

@@ -184,3 +184,38 @@ def test_all_processes_take_the_smaller_size_together(runs: Any, tmp_path: Path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stderr.count("micro-batches of 256 tokens instead of 512") == (fails_at != "0"), done.stderr
     assert runs.adapter("two") == runs.adapter("two-smaller")
+
+
+def little_memory_at(step: int) -> Callable[[], None]:
+    """Let the free memory fall at a step to what is left when the kernel is about to act."""
+
+    def patch() -> None:
+        from finetune.model.free_memory import FreeMemory, Room
+        from finetune.training.trainer import AdapterTrainer
+
+        original = AdapterTrainer._shortage
+
+        def shortage(self: AdapterTrainer) -> str:
+            free = 90_000_000 if self.state.global_step + 1 >= step else 5 * 10**9
+            FreeMemory.look = lambda _: Room(free, 16 * 10**9, "this container's limit")  # type: ignore[method-assign]
+            return original(self)
+
+        AdapterTrainer._shortage = shortage  # type: ignore[method-assign]
+
+    return patch
+
+
+@pytest.mark.parametrize("step", [2, 3, 6])
+def test_little_main_memory_stops_with_a_checkpoint_and_resume_goes_on(step: int, runs: Any, whole: bytes) -> None:
+    name = f"little-{step}"
+    ended = runs.train(name, before=little_memory_at(step))
+    if step == 6:
+        assert ended.code == 0 and runs.adapter(name) == whole, "after the last step it ends anyway"
+        return
+    last = ended.said.strip().splitlines()[-1]
+    assert ended.code == 1, ended.said
+    assert last.startswith(f"finetune: step {step}: 0.09 GB of 16.00 GB left (this container's limit); stopped with a")
+    assert "resume=true" in last and "training.micro_batch_tokens (now 512)" in last
+    assert runs.checkpoints(name) == [f"step-0000000{step}"] and not (runs.path / name / "adapter").exists()
+    again = runs.train(name, "resume=true")
+    assert again.code == 0 and runs.adapter(name) == whole, again.said
