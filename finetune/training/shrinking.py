@@ -1,6 +1,5 @@
 """A micro-batch that does not fit into memory: half its size, and the step once more; used by the trainer."""
 
-import gc
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +35,6 @@ class Generators:
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda is not None:
             torch.cuda.set_rng_state(self.torch_cuda)
-
-
-def free_memory() -> None:
-    """Give back what Python and torch hold but do not use."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def halved(tokens: int, longest: int, doing: str, training: TrainingConfig, adapter: AdapterConfig) -> int:

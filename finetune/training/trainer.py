@@ -23,14 +23,14 @@ from finetune.errors import ResourceError, TrainingError
 from finetune.log import is_main_process
 from finetune.model.adapter import restore_adapter_state, save_adapter
 from finetune.model.free_memory import FreeMemory, reserve_bytes
-from finetune.model.hardware import is_out_of_memory
+from finetune.model.hardware import is_out_of_memory, release_memory
 from finetune.records import Example
 from finetune.run import read_json, write_json
 from finetune.training import checkpoints
 from finetune.training.batches import IGNORED, make_micro_batches
 from finetune.training.course import COURSE, Course, SpikeOfStep, StepSoFar, listed
 from finetune.training.loss_watch import Spike
-from finetune.training.shrinking import Generators, StartAgain, free_memory, halved
+from finetune.training.shrinking import Generators, StartAgain, halved
 from finetune.training.steps import SHARE, Share, Steps
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class AdapterTrainer(SFTTrainer):
             "; from the first step again, since no checkpoint is there yet" if again else "",
         )
         self._take_size(smaller)
-        free_memory()
+        release_memory()
         if again:
             raise StartAgain
 
@@ -253,9 +253,10 @@ class AdapterTrainer(SFTTrainer):
         if self.shortage:
             raise ResourceError(
                 f"step {self.state.global_step}: {self.shortage}; stopped with a checkpoint before the system ends "
-                "this process. End other programs or raise the limit, then go on with resume=true; for less memory start "
-                f"anew with a lower training.micro_batch_tokens (now {self.micro_batch_tokens}) or training.max_length (now "
-                f"{self.training_config.max_length}), or with training.gradient_checkpointing=true"
+                "this process. End other programs or raise the limit, then go on with resume=true; for less memory "
+                f"start anew with a lower training.micro_batch_tokens (now {self.micro_batch_tokens}) or "
+                f"training.max_length (now {self.training_config.max_length}), or with "
+                "training.gradient_checkpointing=true"
             )
 
     def _refuse_step(self, step: StepSoFar, loss: float, norm: float) -> NoReturn:

@@ -57,7 +57,7 @@ def test_a_system_that_does_not_tell_is_not_watched(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="no /proc on this system")
 def test_this_machine_tells() -> None:
     room = FreeMemory().look()
-    assert room is not None and 0 < room.free_bytes
+    assert room is not None and room.free_bytes > 0
     assert " GB left (this machine's memory)" in str(room) or " GB left (this container's limit)" in str(room)
 
 
