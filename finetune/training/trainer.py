@@ -94,7 +94,9 @@ class AdapterTrainer(SFTTrainer):
         scaling = {} if scaler is None else scaler.state_dict()
         while True:
             try:
-                return super().train(*arguments, **named)
+                result = super().train(*arguments, **named)
+                self.memory.close()
+                return result
             except StartAgain:
                 smaller = self.course.micro_batch_tokens
             restore_adapter_state(self.model, self.initial)

@@ -149,7 +149,7 @@ def test_the_best_adapter_is_kept_and_the_run_stops_early(
 def test_a_training_that_did_not_help_says_so(
     tiny_model_dir: Path, choice_rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wild = ("training.learning_rate=200", "training.max_steps=3", "training.warmup_share=0")
+    wild = ("training.learning_rate=20", "training.max_steps=1", "training.warmup_share=0")
     config = config_of(tiny_model_dir, choice_rows, tmp_path / "wild", *wild)
     logging.getLogger("finetune").propagate = True
     folder = train(config)
