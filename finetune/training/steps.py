@@ -113,6 +113,10 @@ def plan_steps(
     row_tokens = tokens_of_share // rows_of_share
     rows = pack(lengths, row_tokens) if packed else group_padded(lengths, row_tokens)
     num_shares = num_processes * math.ceil(len(rows) / (rows_of_share * num_processes))
+    while len(rows) < num_shares and max(map(len, rows)) > 1:  # else some process would read a share twice
+        largest = max(rows, key=len)
+        rows.remove(largest)
+        rows += [largest[::2], largest[1::2]]
     num_shares = min(num_shares, len(rows))
     if num_shares < len(rows):
         random.Random(seed).shuffle(rows)
