@@ -206,11 +206,25 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         _say_error(f"{error.filename}: {error.strerror}")
         return EXIT_FAILED
+    if "torch" in sys.modules and _is_out_of_memory(error):
+        _say_error(
+            "out of memory: end other programs that use it, or use less: lower training.max_length, "
+            "evaluation.batch_tokens or data.max_rows, quantization=nf4, or a smaller model (run again with --verbose "
+            "for the traceback)"
+        )
+        logging.getLogger("finetune").debug("traceback", exc_info=error)
+        return EXIT_FAILED
     _say_error(
         f"unexpected {type(error).__name__}: {one_line(error)[:500]} (run again with --verbose for the traceback)"
     )
     logging.getLogger("finetune").debug("traceback", exc_info=error)
     return EXIT_FAILED
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from finetune.model.hardware import is_out_of_memory
+
+    return isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
 if __name__ == "__main__":

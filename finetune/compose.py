@@ -224,7 +224,8 @@ def explain(error: Exception) -> ConfigError:
         return cause
     text = str(cause)
     full_key = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "full_key:" in line), "")
-    first_line = text.splitlines()[0] if text else type(cause).__name__
+    lines = [line for line in text.splitlines() if not line.startswith("In 'recipe/")] or [type(cause).__name__]
+    first_line = lines[0]
     if "'SourceConfig'" in first_line and "not in" in first_line:
         return ConfigError(
             f"{full_key}: there is no such option. Known: {', '.join(SourceConfig.__dataclass_fields__)}"

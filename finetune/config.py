@@ -475,9 +475,10 @@ class TrainingConfig:
     max_length: int = MISSING
     """Longest document in tokens; longer costs memory."""
     micro_batch_tokens: int = MISSING
-    """Tokens per forward pass and process, at least max_length; more costs memory."""
+    """Most tokens per forward pass and process, at least the longest row; more costs memory. Changes speed and memory
+    only: what a step learns from is the same. Halved by itself where memory turns out too small."""
     batch_tokens: int = MISSING
-    """Tokens per optimizer step over all processes, at least one micro-batch for each."""
+    """Most tokens per optimizer step over all processes, at least one row of max_length for each."""
     packing: bool = True
     """Put several documents into one row; attention never crosses from one to another."""
     schedule: Schedule = Schedule.cosine

@@ -2,12 +2,14 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .bar_table import choose_bars, pytest_addoption, pytest_configure  # noqa: F401
+from .few_cases import send_on
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -25,16 +27,9 @@ CHAT_TEMPLATE = (
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send the further cases of a test marked `few` to another tier."""
-    seen: Counter[tuple[Path, str]] = Counter()
-    for item in items:
-        few = item.get_closest_marker("few")
-        if few is not None:
-            test = (item.path, item.name.partition("[")[0])
-            seen[test] += 1
-            if seen[test] > few.args[0]:
-                item.add_marker(few.kwargs.get("rest", "slow"))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    send_on(items)
+    choose_bars(config, items)
 
 
 @pytest.fixture(autouse=True)

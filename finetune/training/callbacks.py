@@ -95,7 +95,8 @@ class MetricsFile(TrainerCallback):
         self._seconds_before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._tokens_before = state.num_input_tokens_seen
+        self._tokens_before, self._seconds_before = state.num_input_tokens_seen, self.watch.seconds
+        self.row, self._earlier = {}, None
         if not is_main_process():
             return
         kept: list[str] = []
@@ -126,6 +127,8 @@ class MetricsFile(TrainerCallback):
             self.row |= self.trainer.spike.to_json()
         if "eval_loss" in logs:
             self.row["validation_loss"] = logs["eval_loss"]
+        if self.trainer is not None and self.trainer.course.micro_batch_tokens is not None:
+            self.row["micro_batch_tokens"] = self.trainer.course.micro_batch_tokens
         tokens, seconds = state.num_input_tokens_seen, self.watch.seconds
         if seconds > self._seconds_before:
             self.row["tokens_per_second"] = round((tokens - self._tokens_before) / (seconds - self._seconds_before), 1)
@@ -178,6 +181,7 @@ class ProgressDisplay(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first_step = state.global_step
+        self.on_train_end(args, state, control)  # the training may start again
         if not (is_main_process() and sys.stderr.isatty()):
             return
         from rich.console import Console

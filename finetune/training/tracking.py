@@ -20,7 +20,7 @@ class WandbScalars(TrainerCallback):
         self.run: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not is_main_process():
+        if not is_main_process() or self.run is not None:
             return
         import wandb
 

@@ -23,6 +23,8 @@ Write = Callable[..., str]
 
 logger = logging.getLogger(__name__)
 
+pytestmark = pytest.mark.bar("R13")
+
 MOST_BYTES = 500_000_000
 MOST_SECONDS = 10.0
 
