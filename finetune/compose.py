@@ -10,6 +10,7 @@ from finetune.config import MISSING, DataConfig, RunConfig, SourceConfig
 from finetune.errors import ConfigError, did_you_mean, one_line
 from finetune.log import is_logging_set_up, quiet_libraries, set_up_logging
 from finetune.model.shape import context_of, read_model_config, recommend, shape_of
+from finetune.recipe_content import check_references
 from finetune.recipes import bundled_root, find_recipe, register_recipe
 
 PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path", "data.cache_dir")
@@ -98,8 +99,7 @@ def _sources_value(value: str) -> str:
 def _quoted(value: object) -> str:
     if not isinstance(value, str):
         return "null" if value is None else str(value)
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+    return words.quote(value)
 
 
 def _reset(name: str) -> str:
@@ -126,6 +126,7 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
     try:
         with open_dict(composed):
             composed.pop("hydra", None)
+        check_references(OmegaConf.to_container(composed, resolve=False))
         recipe_path = find_recipe(parsed["recipe"]) if "recipe" in parsed else None
         for key in PATH_KEYS:
             value = OmegaConf.select(composed, key, throw_on_missing=False)

@@ -8,6 +8,7 @@
     ├── RunExists (exit 2)
     ├── CheckpointError
     ├── ExportError
+    ├── NetworkForbidden (also a ConnectionError, so that libraries use what they have on disk)
     ├── TrainingError
     └── ResourceError
 
@@ -61,6 +62,10 @@ class CheckpointError(FinetuneError):
 
 class ExportError(FinetuneError):
     """An exported file could not be written, or is not the model that was trained."""
+
+
+class NetworkForbidden(FinetuneError, ConnectionError):
+    """Something asked for the network although `offline=true`."""
 
 
 class TrainingError(FinetuneError):

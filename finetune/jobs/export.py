@@ -13,12 +13,14 @@ from finetune.jobs import report, steps
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
+from finetune.offline import as_configured
 from finetune.records import Splits
 from finetune.run import RunFolder, existing_folder, is_run, make_private, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def export(config: RunConfig) -> Path:
     """Export the adapter of a finished training again, with the present export options; returns the export folder.
 

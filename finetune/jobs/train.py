@@ -9,11 +9,13 @@ from finetune.jobs import steps
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.processes import leave_training, on_main_process
 from finetune.log import duration, is_main_process
+from finetune.offline import as_configured
 from finetune.run import RunFolder, RunState, open_folder, start_folder, write_versions
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def train(config: RunConfig) -> RunFolder:
     """Train the adapter and write it to the run folder, with its metrics and the data's ledger.
 
