@@ -151,6 +151,24 @@ def test_the_whole_life_of_a_run_asks_for_nothing(runs: Any) -> None:
 
 @pytest.mark.bar("S8")
 @pytest.mark.slow
+def test_a_run_on_local_files_asks_for_nothing_where_it_might(runs: Any) -> None:
+    """Telemetry included: the libraries have been imported before anybody could switch it off by the environment."""
+
+    def watch() -> None:
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            host = offline._host(event, arguments) if event.startswith("socket.") else None
+            if host is not None and not offline._is_own(host):
+                print("ASKED FOR", host)
+
+        sys.addaudithook(hook)
+
+    ended = runs.run("open", "export.formats=[safetensors]", "training.max_steps=2", before=watch)
+    assert ended.code == 0, ended.said
+    assert "ASKED FOR" not in ended.said
+
+
+@pytest.mark.bar("S8")
+@pytest.mark.slow
 def test_the_whole_life_of_a_run_without_any_network(runs: Any) -> None:
     """The same by the kernel's means, native code included: in a network namespace without a device."""
     unshare = shutil.which("unshare")
