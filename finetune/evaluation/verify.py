@@ -49,7 +49,7 @@ class Reference:
 
     def logits(self, index: int) -> torch.Tensor:
         """Read one prompt's logits_TV in float32."""
-        from safetensors.torch import load_file
+        from finetune.headers.safetensors import load_file
 
         return load_file(Path(self.storage.name) / f"{index}.safetensors")["logits"]
 

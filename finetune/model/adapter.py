@@ -111,7 +111,8 @@ def load_adapter(model: Any, path: Path, *, trainable: bool) -> Any:
     """
     import torch
     from peft import PeftModel
-    from safetensors.torch import load_file
+
+    from finetune.headers.safetensors import load_file
 
     check_adapter_folder(path)
     for name, tensor in load_file(path / "adapter_model.safetensors").items():
@@ -162,7 +163,9 @@ def convert_pissa(folder: Path, initial: dict[str, Any]) -> None:
     adapter of twice the rank (Meng et al. 2024, section 3). `initial` is `adapter_state` before the first step.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
+
+    from finetune.headers.safetensors import load_file
 
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from finetune.errors import CheckpointError
+from finetune.headers.safetensors import load_file
 from finetune.run import write_json
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune import interruption
 from finetune.config import AdapterConfig, OnLossSpike, TrainingConfig
 from finetune.errors import TrainingError
+from finetune.headers.safetensors import load_file
 from finetune.log import is_main_process
 from finetune.model.adapter import save_adapter
 from finetune.run import read_json, write_json

@@ -158,7 +158,7 @@ def test_a_run_on_local_files_asks_for_nothing_where_it_might(runs: Any) -> None
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             host = offline._host(event, arguments) if event.startswith("socket.") else None
             if host is not None and not offline._is_own(host):
-                print("ASKED FOR", host)
+                sys.stderr.write(f"ASKED FOR {host}\n")
 
         sys.addaudithook(hook)
 
