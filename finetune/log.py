@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from finetune.secrets import redact
+
 _NOISY = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "httpx", "torch", "filelock")
 
 
@@ -23,10 +25,17 @@ def is_logging_set_up() -> bool:
     return bool(logging.getLogger("finetune").handlers)
 
 
+class _Redacting(logging.Formatter):
+    """Writes messages and tracebacks without the secrets that they may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 def set_up_logging(*, verbose: bool = False) -> None:
     """Send this package's messages to standard error; other libraries speak of errors only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Redacting("%(message)s"))
     own = logging.getLogger("finetune")
     own.handlers[:] = [handler]
     own.propagate = False

@@ -102,13 +102,13 @@ def _option_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def _number_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, value in (("r", config.get("r", 8)), *_pattern(config, "rank_pattern")):
         if type(value) is not int or not 0 < value <= _MOST_RANK:
-            yield f"{name} is {str(value)[:40]!r}, which is no rank"
+            yield f"{name} is {repr(value)[:40]}, which is no rank"
     for name, value in (("lora_alpha", config.get("lora_alpha", 8)), *_pattern(config, "alpha_pattern")):
         if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
-            yield f"{name} is {str(value)[:40]!r}, which is no positive number"
+            yield f"{name} is {repr(value)[:40]}, which is no positive number"
     dropout = config.get("lora_dropout", 0)
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-        yield f"lora_dropout is {str(dropout)[:40]!r}, which is no share below 1"
+        yield f"lora_dropout is {repr(dropout)[:40]}, which is no share below 1"
 
 
 def _pattern(config: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:

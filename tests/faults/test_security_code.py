@@ -41,10 +41,7 @@ DATA_PICKLES = (
     "cache.bin",
 )
 HEAD = 'import pathlib\npathlib.Path({canary!r}).write_text("ran")\n'
-CODE = (
-    HEAD
-    + "class Evil:\n    def __init__(self, *a, **k): pass\n    from_pretrained = classmethod(lambda c, *a, **k: c())\n"
-)
+CODE = HEAD + "class Evil:\n    from_pretrained = classmethod(lambda c, *a, **k: c())\n"
 
 
 class Canary:
@@ -178,12 +175,10 @@ def test_the_package_itself_neither_writes_nor_reads_pickles() -> None:
             "torch.load(",
             "torch.save(",
             "allow_pickle=True",
-            "joblib",
-            "cloudpickle",
-            "dill",
+            "import joblib",
+            "import dill",
         ):
-            assert word not in text.split(), f"{path}: {word}"
-            assert word not in text or word in ("joblib", "dill"), f"{path}: {word}"
+            assert word not in text, f"{path}: {word}"
 
 
 CODE_FILES = (
