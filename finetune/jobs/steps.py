@@ -131,11 +131,13 @@ def check_data(config: RunConfig) -> Rows:
 def load_tokenizer(config: RunConfig) -> tuple[Any, Path]:
     """Find (or download) the base model and load its tokenizer, chat template included."""
     from finetune.data.rendering.chat_template import ensure_chat_template
+    from finetune.data.rendering.control_tokens import set_policy
     from finetune.model.load import load_tokenizer as load
 
     base_dir = resolve_base(config.model, offline=config.offline)
     tokenizer = load(base_dir)
     name = ensure_chat_template(tokenizer, config.model.chat_template)
+    set_policy(tokenizer, config.data.control_tokens)
     logger.info("base model: %s (%s); chat template: %s", config.model.name, config.model.license, name)
     return tokenizer, base_dir
 
