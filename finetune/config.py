@@ -625,7 +625,7 @@ class RunConfig:
     overwrite: bool = False
     """Delete the run that the folder holds, and start again."""
     offline: bool = False
-    """Never ask the hub; use local folders and what was downloaded before."""
+    """Close the network for this run; use local folders and what was downloaded before."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
