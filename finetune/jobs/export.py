@@ -68,6 +68,7 @@ def _load_and_write(
 ) -> None:
     tokenizer, base_dir = loaded
     check_base(config, base_dir, tokenizer)
+    steps.check_golden(rows, tokenizer, folder)
     write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir, loaded), folder)
 
 

@@ -5,6 +5,7 @@ import importlib.machinery
 import json
 import logging
 import os
+import platform
 import re
 import socket
 import sys
@@ -248,13 +249,18 @@ def test_a_tracker_is_told_scalars_alone(runs: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_files_that_wandb_would_send_tell_nothing_else(runs: Any) -> None:
     pytest.importorskip("wandb")
-    ended = runs.train("sent", "tracking=wandb", "training.max_steps=2")
+
+    def before() -> None:
+        socket.gethostname = lambda: "canary-host-name"
+        platform.node = socket.gethostname
+
+    ended = runs.train("sent", "tracking=wandb", "training.max_steps=2", before=before)
     assert ended.code == 0, ended.said
     (path,) = (runs.path / "sent" / "tracking").rglob("*.wandb")
     content = path.read_bytes()
     text = content.decode("latin-1")
-    secret = {str(runs.path), str(runs.model), socket.gethostname(), "Clause", "q_proj", str(Path.home()), "lora"}
-    secret |= {getpass.getuser()} if len(getpass.getuser()) > 4 else set()
+    secret = {str(runs.path), str(runs.model), "canary-host-name", "Clause", "q_proj", str(Path.home()), "lora"}
+    secret |= {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 5}
     assert not [word for word in secret if word in text]
     assert not grams(runs.rows.read_text()) & grams(text)
     files = {found.name for found in (runs.path / "sent" / "tracking").rglob("files/*")}
