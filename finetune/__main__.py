@@ -15,6 +15,7 @@ from finetune import __version__
 from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
+from finetune.secrets import redact
 
 COMMANDS = {
     "run": "the whole life: check the data, train, evaluate, export, verify, report (the default)",
@@ -198,7 +199,7 @@ def _recipe_table() -> str:
 
 def _say_error(message: str) -> None:
     if is_main_process():
-        print(f"finetune: {message}", file=sys.stderr)
+        print(f"finetune: {redact(message)}", file=sys.stderr)
 
 
 def _unexpected(error: Exception) -> int:

@@ -69,6 +69,17 @@ class LossOn(Enum):
     """The last turn of the assistant alone."""
 
 
+class ControlTokens(Enum):
+    """What becomes of control tokens of the model, such as `<|im_end|>`, that stand in the text of a chat's row."""
+
+    text = "text"
+    """They are encoded as the characters that they are written with; only the template's own end and begin turns."""
+    reject = "reject"
+    """The row is rejected."""
+    allow = "allow"
+    """They count as if the template had written them."""
+
+
 class NearDuplicates(Enum):
     """What becomes of a row that nearly repeats another one."""
 
@@ -356,6 +367,8 @@ class DataConfig:
     """What becomes of a row longer than `training.max_length`: split, truncate or drop."""
     loss_on: LossOn = LossOn.all_turns
     """Which assistant turns of a chat carry loss: all_turns or last_turn."""
+    control_tokens: ControlTokens = ControlTokens.text
+    """What becomes of control tokens such as `<|im_end|>` in the text of chats: text, reject or allow."""
     near_duplicates: NearDuplicates = NearDuplicates.drop
     """What becomes of rows that nearly repeat another one: drop, report or ignore."""
     near_duplicate_similarity: float = 0.85
@@ -637,7 +650,7 @@ class RunConfig:
     overwrite: bool = False
     """Delete the run that the folder holds, and start again."""
     offline: bool = False
-    """Never ask the hub; use local folders and what was downloaded before."""
+    """Close the network for this run; use local folders and what was downloaded before."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

@@ -9,6 +9,7 @@
     │   └── UnfinishedRun
     ├── CheckpointError
     ├── ExportError
+    ├── NetworkForbidden (also a ConnectionError, so that libraries use what they have on disk)
     ├── TrainingError
     └── ResourceError
         └── SaveError
@@ -71,6 +72,10 @@ class CheckpointError(FinetuneError):
 
 class ExportError(FinetuneError):
     """An exported file could not be written, or is not the model that was trained."""
+
+
+class NetworkForbidden(FinetuneError, ConnectionError):
+    """Something asked for the network although `offline=true`."""
 
 
 class TrainingError(FinetuneError):

@@ -5,12 +5,14 @@ import logging
 from finetune.config import RunConfig
 from finetune.jobs import report, steps
 from finetune.jobs.contents import contents_of
+from finetune.offline import as_configured
 from finetune.records import EvaluationResult
 from finetune.run import RunFolder, existing_folder, read_json, refuse_changed_contents, write_json
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def evaluate(config: RunConfig) -> EvaluationResult:
     """Evaluate the adapter of a finished training again, with the present evaluation options.
 

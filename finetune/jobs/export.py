@@ -14,6 +14,7 @@ from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
+from finetune.offline import as_configured
 from finetune.records import Splits
 from finetune.run import (
     RunFolder,
@@ -28,6 +29,7 @@ from finetune.run import (
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def export(config: RunConfig) -> Path:
     """Export the adapter of a finished training again, with the present export options; returns the export folder.
 
@@ -77,6 +79,7 @@ def _load_and_write(
 ) -> None:
     tokenizer, base_dir = loaded
     check_base(config, base_dir, tokenizer)
+    steps.check_golden(rows, tokenizer, folder)
     write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir, loaded), folder)
 
 

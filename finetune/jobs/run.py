@@ -6,9 +6,11 @@ from finetune.interruption import raise_if_wished
 from finetune.jobs import evaluate, export, report, train
 from finetune.jobs.processes import on_main_process
 from finetune.jobs.steps import check_cheaply
+from finetune.offline import as_configured
 from finetune.run import RunFolder, open_folder
 
 
+@as_configured
 def run(config: RunConfig) -> RunFolder:
     """Check, train, evaluate base against tuned, export, verify and report; returns the run folder.
 

@@ -11,11 +11,13 @@ from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.processes import leave_training, on_main_process
 from finetune.log import duration, is_main_process, num_processes
+from finetune.offline import as_configured
 from finetune.run import RunFolder, RunState, open_folder, refuse_changed_contents, start_folder, write_versions
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def train(config: RunConfig) -> RunFolder:
     """Train the adapter and write it to the run folder, with its metrics and the data's ledger.
 

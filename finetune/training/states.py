@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from finetune.errors import CheckpointError
+from finetune.headers.safetensors import load_file
 from finetune.run import write_json
 from finetune.training.checkpoints import ADAPTER
 
