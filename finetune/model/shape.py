@@ -22,6 +22,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 FEED_FORWARD = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
 EXPERTS = ("num_local_experts", "num_experts")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts")
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 FALCON_TYPES = ("falcon", "RefinedWeb", "RefinedWebModel")
@@ -174,6 +175,7 @@ def shape_of(config: Mapping[str, object]) -> ShapeConfig:
         vocab_size=_need(text, ("vocab_size",)),
         tied_embeddings=bool(text.get("tie_word_embeddings", kind in TIED_TYPES)),
         num_experts=num_experts,
+        experts_per_token=(_find(text, EXPERTS_PER_TOKEN) or 2) if num_experts else 0,
     )
 
 
