@@ -16,6 +16,8 @@ NF4_BYTES, NF4_DOUBLE_BYTES = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256)
 them (Dettmers et al. 2023, section 3): 0.5625 and 0.5159."""
 CUDA_CONTEXT = 1.25e9
 """CUDA's context and kernels, cuBLAS workspaces, rounding of the caching allocator."""
+CPU_PROCESS = 0.78e9
+"""Python with torch, transformers, trl and what their first pass loads; measured by benchmarks/bench_plan.py."""
 CHUNKED_LOGITS = 256 * 2**20
 """Where the logits are made a chunk at a time, the size of a chunk and its gradient."""
 
@@ -97,7 +99,7 @@ def training_parts(work: Workload) -> Parts:
         activations=(shape.num_layers - recomputed) * kept + inputs + last,
         working=max(layer, logits_bytes(work)),
         gathered=_exchanged(work, sizes, trainable),
-        context=CUDA_CONTEXT if work.is_cuda else 0,
+        context=_context(work),
     )
 
 
@@ -171,14 +173,23 @@ def evaluation_bytes(work: Workload, batch_tokens: int) -> float:
     layer = tokens * work.number_bytes * (4 * shape.intermediate_size + 6 * shape.hidden_size)
     logits = shape.vocab_size * (work.number_bytes * tokens * work.supervised_share + 3 * 4 * 1024)
     state = work.state_bytes * num_adapter_parameters(shape, work.adapter)
-    context = CUDA_CONTEXT if work.is_cuda else 0
-    return weight_bytes(work, sizes) + state + dequantized_bytes(work) + max(layer, logits) + context
+    return weight_bytes(work, sizes) + state + dequantized_bytes(work) + max(layer, logits) + _context(work)
+
+
+def loading_bytes(work: Workload) -> float:
+    """Return what loading takes on a CPU: the weights beside the pages of their 16-bit files."""
+    sizes = sizes_of(work.shape)
+    return weight_bytes(work, sizes) + 2 * sizes.total + _context(work)
 
 
 def export_host_bytes(shape: ShapeConfig) -> float:
     """Return the host memory that verifying an export takes where the GPU has no room: the 16-bit model and a layer."""
     sizes = sizes_of(shape)
     return 2 * sizes.total + 4 * max(sizes.embedding, 3 * shape.hidden_size * shape.intermediate_size) + 1e9
+
+
+def _context(work: Workload) -> float:
+    return CUDA_CONTEXT if work.is_cuda else CPU_PROCESS
 
 
 def _casts(work: Workload, trainable: int) -> float:

@@ -51,8 +51,10 @@ MAX_LEARNING_RATE = 5e-3
 SMALL_HIDDEN = 1024
 
 
-def read_model_config(folder: Path) -> dict[str, object]:
+def read_model_config(folder: Path, *, needs_weights: bool = True) -> dict[str, object]:
     """Return the content of `folder`/config.json after checking that the folder holds a model that can be trained.
+
+    A plan needs no weights; all else does.
 
     Raises:
         ModelError: no folder, no readable config.json, a quantised model, or weights that are missing, cut short
@@ -69,7 +71,8 @@ def read_model_config(folder: Path) -> dict[str, object]:
             f"{path}: the weights are already quantised; give the original 16-bit model, and choose the "
             "quantisation of the training with quantization=nf4"
         )
-    _check_weights(folder)
+    if needs_weights:
+        _check_weights(folder)
     return config
 
 
