@@ -619,7 +619,7 @@ class PlanConfig:
     margin: float = 0.08
     """Share of the memory that is kept free: the formulas' error and fragmentation."""
     efficiency: float | None = None
-    """Share of the card's dense 16-bit rate that a training reaches; None is 0.4 on GPUs, 0.5 on CPUs."""
+    """Share of the card's dense 16-bit rate that a training reaches; None is 0.5."""
     dollars_per_hour: float | None = None
     """Price of one card and hour; the plan then names the cost of the run."""
 

@@ -1,4 +1,4 @@
-"""How much a planned run has to do: tokens, steps and disk, from the ledger or, before there is one, from file sizes."""
+"""How much a planned run has to do: tokens, steps and disk, by the ledger or, before there is one, by file sizes."""
 
 import gzip
 import itertools
@@ -75,7 +75,7 @@ class Disk:
 
 
 def count_tokens(config: RunConfig, shape: ShapeConfig) -> Tokens | None:
-    """Return the training tokens: from the run folder's ledger, else from the files' size; None where neither is there."""
+    """Return the training tokens, by the run folder's ledger or the files' size; None where neither is there."""
     ledger = RunFolder(Path(config.output_dir).absolute()).ledger
     if ledger.is_file():
         counts = read_json(ledger).get("tokens", {})
@@ -88,7 +88,9 @@ def count_tokens(config: RunConfig, shape: ShapeConfig) -> Tokens | None:
         return None
     per_token = 3 if shape.vocab_size < SMALL_VOCABULARY else 4
     samples = [_sample(path, config.data) for path in files]
-    total = sum(path.stat().st_size * sample.text_share for path, sample in zip(files, samples, strict=True)) / per_token
+    total = (
+        sum(path.stat().st_size * sample.text_share for path, sample in zip(files, samples, strict=True)) / per_token
+    )
     shares = [sample.answer_share for sample in samples]
     share = max((share for share in shares if share is not None), default=None) if None not in shares else None
     held_out = 0.0 if config.data.validation_path else config.data.validation_share

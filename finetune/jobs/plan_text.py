@@ -56,7 +56,9 @@ def memory_table(setting: Setting) -> Iterator[str]:
         "activations": ("activations", f"{work.micro_batch_tokens:,} tokens at once, {again}"),
         "working": ("working memory", "one layer's backward pass, or the logits"),
         "gathered": ("exchanged", f"between {work.num_devices} cards"),
-        "context": ("CUDA context", "and kernels, and what its allocator rounds up") if work.is_cuda else ("process", "Python, torch and libraries"),
+        "context": ("CUDA context", "and kernels, and what its allocator rounds up")
+        if work.is_cuda
+        else ("process", "Python, torch and libraries"),
     }
     yield "Memory at the peak of a training step"
     whole = max(setting.card.memory_bytes, sum(parts.values()))

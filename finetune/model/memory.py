@@ -1,4 +1,4 @@
-"""How much memory a training takes, part by part, from the model's shape alone; no torch. docs/plan.md has the formulas.
+"""How much memory a training takes, part by part, from the model's shape; no torch. Formulas: docs/plan.md.
 
 `plan` asks it for every method, length and micro-batch. Legend: L layers, D hidden size, I feed-forward, Q query width,
 K key/value width, V vocabulary, r rank, P trainable weights, T tokens of a micro-batch, b bytes of a number.

@@ -1,4 +1,4 @@
-"""How long a training takes on a device, from floating-point operations and memory traffic; docs/plan.md has the formulas.
+"""How long a training takes, from floating-point operations and memory traffic. Formulas: docs/plan.md.
 
 Legend: N weights that a token runs through, S document length, D hidden size, V vocabulary, P trainable weights.
 """
