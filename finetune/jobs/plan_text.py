@@ -78,7 +78,7 @@ def _bar_row(title: str, size: float, whole: float, what: str) -> str:
 
 def fits_table(setting: Setting, config: RunConfig, course: Course | None) -> Iterator[str]:
     """List what fits by method and recomputation: micro-batch, document, pace and time of the run."""
-    rows = [("weights", "recomputed", "micro-batch", "longest document", "tokens/s", "the run")]
+    rows: list[tuple[str, ...]] = [("weights", "recomputed", "micro-batch", "longest document", "tokens/s", "the run")]
     for method in methods_of(setting):
         for recompute in (False, True):
             here = setting.changed(method=method, recompute=recompute, micro=setting.document_tokens)

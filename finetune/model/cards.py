@@ -10,10 +10,9 @@ from pathlib import Path
 
 from finetune.config import Dtype
 from finetune.errors import ConfigError, did_you_mean
-from finetune.model.hardware import cpu_multiplies_bfloat16, gpu_seems_present
+from finetune.model.hardware import cpu_multiplies_bfloat16, gpu_seems_present, host_memory_bytes
 
 _FILE = Path(__file__).with_name("gpus.yaml")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 CPU = "cpu"
 GPU_EFFICIENCY, CPU_EFFICIENCY = 0.5, 0.5
@@ -130,27 +129,12 @@ def this_cpu() -> Card:
     return Card(
         key=CPU,
         name=f"this machine's processor ({num_cores} core{'s' if num_cores > 1 else ''})",
-        memory_bytes=_host_memory_bytes(),
+        memory_bytes=host_memory_bytes(),
         bytes_per_second=0,
         flops_per_second=_measured_flops(),
         dtype=Dtype.bfloat16 if has_bfloat16 else Dtype.float32,
         reason="multiplies bfloat16 natively" if has_bfloat16 else "no native bfloat16",
     )
-
-
-def _host_memory_bytes() -> int:
-    """Return this machine's memory, or the limit of the container around this process."""
-    import psutil
-
-    total = psutil.virtual_memory().total
-    for place in _CGROUP_LIMITS:
-        try:
-            text = Path(place).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
 
 
 @functools.cache

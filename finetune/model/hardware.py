@@ -13,6 +13,7 @@ from finetune.errors import ModelError, ResourceError
 if TYPE_CHECKING:
     import torch
 
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _GPU_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 
 
@@ -104,6 +105,26 @@ def cpu_multiplies_bfloat16() -> bool:
         return False
     flags = set(info.read_text(encoding="utf-8", errors="replace").split())
     return bool(flags & {"amx_bf16", "avx512_bf16"})
+
+
+def container_limit_bytes() -> int | None:
+    """Return the memory limit that Linux sets for this container, None where there is none."""
+    for place in _CGROUP_LIMITS:
+        try:
+            text = Path(place).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def host_memory_bytes() -> int:
+    """Return this machine's memory, or the limit of the container around this process where that is less."""
+    import psutil
+
+    total, limit = psutil.virtual_memory().total, container_limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
 def peak_memory_bytes(device: "torch.device") -> int:
