@@ -147,7 +147,7 @@ def predict(task: Task) -> int:
         ShapeConfig,
     )
     from finetune.model.cards import find_card
-    from finetune.model.memory import Workload
+    from finetune.model.memory import Workload, loading_bytes
     from finetune.model.planning import Setting
 
     sizes = SHAPES[task.size]
@@ -177,8 +177,7 @@ def predict(task: Task) -> int:
         evaluation=EvaluationConfig(),
         plan=PlanConfig(),
     )
-    moments = setting.moments()
-    return round(max(moments["training"], moments["loading"]))  # `train` does not evaluate
+    return round(max(setting.moments()["training"], loading_bytes(work)))  # `train` does not evaluate
 
 
 def write_rows(path: Path) -> None:

@@ -8,6 +8,7 @@ from finetune.log import duration
 from finetune.model.memory import Workload, export_host_bytes, training_parts
 from finetune.model.planning import Setting, largest_micro_batch, longest_document, methods_of
 from finetune.model.sizes import num_adapter_parameters
+from finetune.model.speed import Speed
 
 BAR_CHARACTERS = 32
 TIME_MARGIN = 0.4
@@ -43,6 +44,8 @@ def heading(config: RunConfig, setting: Setting, num_here: int) -> Iterator[str]
         yield f"It fits: {gigabytes(peak)} at the peak ({moment}), {free:.0%} of the memory stays free."
     else:
         yield f"It does not fit: needs {gigabytes(peak)} ({moment}), has {gigabytes(setting.room)}."
+    if config.model.needs_gpu and not card.is_cuda:
+        yield "A run refuses this model without a GPU (model.needs_gpu); plan.gpu=… plans for a card."
 
 
 def memory_table(setting: Setting) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _fit_row(here: Setting, wanted: Setting, config: RunConfig, course: Course |
         lacking = f"needs {gigabytes(here.peak)}"
         return (method, again, lacking, f"{longest:,} tokens" if longest else "none", "-", "-")
     speed = best.speed()
-    pace = "?" if speed is None else f"{speed.tokens_per_second:,.0f}"
+    pace = "?" if speed is None else _pace(speed)
     took = "?" if course is None or speed is None else duration(run_seconds(best, course))
     return (method, again, f"{best.work.micro_batch_tokens:,} tokens", f"{longest:,} tokens", pace, took)
 
@@ -134,7 +137,7 @@ def time_lines(setting: Setting, config: RunConfig, tokens: Tokens | None, cours
     per_step = config.training.batch_tokens / speed.tokens_per_second
     yield (
         f"  step    {config.training.batch_tokens:,} tokens in {_short(per_step)} "
-        f"({speed.tokens_per_second:,.0f} tokens/s: {basis}, plan.efficiency)"
+        f"({_pace(speed)} tokens/s: {basis}, plan.efficiency)"
     )
     if course is None:
         return
@@ -145,6 +148,10 @@ def time_lines(setting: Setting, config: RunConfig, tokens: Tokens | None, cours
         hourly = config.plan.dollars_per_hour * setting.work.num_devices
         yield f"  cost    ${seconds / 3600 * hourly:,.2f} (${low / 3600 * hourly:,.2f} to ${high / 3600 * hourly:,.2f})"
     yield "          evaluation and export come on top"
+
+
+def _pace(speed: Speed) -> str:
+    return f"{speed.tokens_per_second:,.{0 if speed.tokens_per_second >= 10 else 1}f}"
 
 
 def _short(seconds: float) -> str:

@@ -177,7 +177,7 @@ def evaluation_bytes(work: Workload, batch_tokens: int) -> float:
 
 
 def loading_bytes(work: Workload) -> float:
-    """Return what loading takes on a CPU: the weights beside the pages of their 16-bit files."""
+    """Return what loading shows on a CPU: the weights, and pages of their 16-bit files, which the system takes back."""
     sizes = sizes_of(work.shape)
     return weight_bytes(work, sizes) + 2 * sizes.total + _context(work)
 

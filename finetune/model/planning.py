@@ -18,7 +18,7 @@ from finetune.config import (
 )
 from finetune.errors import ConfigError
 from finetune.model.cards import Card
-from finetune.model.memory import Workload, evaluation_bytes, loading_bytes, training_parts
+from finetune.model.memory import Workload, evaluation_bytes, training_parts
 from finetune.model.speed import Speed, training_speed
 
 LEAST_LENGTH, LEAST_RANK = 512, 4
@@ -38,11 +38,10 @@ class Setting:
 
     def moments(self) -> dict[str, float]:
         """Return the bytes that each part of a run takes at its peak."""
-        found = {
+        return {
             "training": training_parts(self.work).total,
             "evaluation": evaluation_bytes(self.work, max(self.evaluation.batch_tokens, self.document_tokens)),
         }
-        return found if self.card.is_cuda else found | {"loading": loading_bytes(self.work)}
 
     @property
     def peak(self) -> float:
