@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train the adapter only",
     "evaluate": "compare base and tuned model of a finished training",
     "export": "merge, write and verify the model of a finished training",
+    "plan": "say whether it fits, how long it takes and what it costs, before anything is downloaded",
     "inspect": "show the configuration, the data's counts and a rendered example; loads no weights",
     "report": "write report.html and the model card again from the run folder",
     "prefetch": "download what a machine without network will need",
@@ -82,7 +83,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "doctor" and not words:
         _job(command)(None)  # without Hydra, which a broken installation may lack
         return 0
-    _compose_and_call(_job(command), words)
+    _compose_and_call(_job(command), words, needs_weights=command != "plan")
     return 0
 
 
@@ -100,7 +101,7 @@ def _job(command: str) -> Callable[[Any], object]:
     return call
 
 
-def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> None:
+def _compose_and_call(job: Callable[[Any], object], words: Sequence[str], *, needs_weights: bool = True) -> None:
     """Let Hydra compose the words into a configuration (or several, in a sweep) and call the job on each."""
     import hydra
 
@@ -116,7 +117,7 @@ def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> Non
         if failures:
             return
         try:
-            job(finish(raw, _choices(typed)))
+            job(finish(raw, _choices(typed), needs_weights=needs_weights))
         except Exception as error:
             failures.append(error)
 

@@ -116,8 +116,10 @@ def _register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
+def finish(composed: Any, typed: Sequence[str], *, needs_weights: bool = True) -> RunConfig:
     """Turn Hydra's composed configuration into a `RunConfig`: paths made absolute, a local model's sizes filled in.
+
+    `needs_weights` is false for a plan, which a folder with config.json alone serves.
 
     Raises:
         ConfigError, ModelError: a value that cannot work.
@@ -140,7 +142,7 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
                 OmegaConf.update(composed, key, located)
         _locate_lists(composed, parsed, recipe_path)
         _require(composed)
-        _fill_from_folder(composed)
+        _fill_from_folder(composed, needs_weights)
         config = OmegaConf.to_object(composed)
     except ConfigError:
         raise
@@ -185,14 +187,14 @@ def _require(composed: Any) -> None:
         composed.data.path = ""
 
 
-def _fill_from_folder(composed: Any) -> None:
+def _fill_from_folder(composed: Any, needs_weights: bool) -> None:
     """Derive what a local model's YAML leaves open from its config.json."""
     from omegaconf import OmegaConf
 
     if composed.model.path is None:
         return
     folder = Path(composed.model.path)
-    found = read_model_config(folder)
+    found = read_model_config(folder, needs_weights=needs_weights)
     shape, context = shape_of(found), context_of(found)
     if composed.model.shape is None:
         composed.model.shape = OmegaConf.structured(shape)

@@ -232,6 +232,8 @@ class ShapeConfig:
     """Whether the output head is the embedding."""
     num_experts: int = 0
     """Experts per layer; 0 for a dense model."""
+    experts_per_token: int = 0
+    """Experts that a token runs through; 0 for a dense model."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -630,6 +632,43 @@ CONTENTS = (
 """What else decides it: the contents behind the options, as a resumed run compares them."""
 
 
+class Sharding(Enum):
+    """What several GPUs hold of the model."""
+
+    none = "none"
+    """Each a whole copy (DDP)."""
+    fsdp = "fsdp"
+    """Each a part of the frozen weights and of the adapter's state (FSDP)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """What `plan` computes for; a run itself takes the machine that it finds."""
+
+    gpu: str | None = None
+    """Card to plan for, such as rtx3060 or a100_80; None is this machine, `cpu` its processor."""
+    num_gpus: int = 1
+    """Cards of that kind."""
+    sharding: Sharding = Sharding.none
+    """What each of several cards holds: none (a whole copy, DDP) or fsdp."""
+    margin: float = 0.08
+    """Share of the memory that is kept free: the formulas' error and fragmentation."""
+    efficiency: float | None = None
+    """Share of the card's dense 16-bit rate that a training reaches; None is 0.5."""
+    dollars_per_hour: float | None = None
+    """Price of one card and hour; the plan then names the cost of the run."""
+
+    def problems(self) -> Iterator[str]:
+        """Name each value that cannot work."""
+        yield from _at_least("plan.num_gpus", self.num_gpus, 1)
+        if not 0 <= self.margin < 1:
+            yield f"plan.margin: {self.margin} is not in [0, 1)"
+        if self.efficiency is not None and not 0 < self.efficiency <= 1:
+            yield f"plan.efficiency: {self.efficiency} is not in (0, 1]"
+        if self.dollars_per_hour is not None:
+            yield from _positive("plan.dollars_per_hour", self.dollars_per_hour, zero=True)
+
+
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, wholly described."""
@@ -659,6 +698,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         """Gather all problems and raise once.
@@ -671,7 +711,8 @@ class RunConfig:
             raise ConfigError("; ".join(problems))
 
     def _problems(self) -> Iterator[str]:
-        for section in (self.model, self.data, self.adapter, self.training, self.evaluation, self.export):
+        sections = (self.model, self.data, self.adapter, self.training, self.evaluation, self.export, self.plan)
+        for section in sections:
             yield from section.problems()
         if not 0 <= self.seed < 2**32:
             yield f"seed: {self.seed} is not in [0, 2^32)"

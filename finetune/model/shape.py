@@ -25,6 +25,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 FEED_FORWARD = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
 EXPERTS = ("num_local_experts", "num_experts")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts")
 CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 FALCON_TYPES = ("falcon", "RefinedWeb", "RefinedWebModel")
@@ -53,8 +54,10 @@ MAX_LEARNING_RATE = 5e-3
 SMALL_HIDDEN = 1024
 
 
-def read_model_config(folder: Path) -> dict[str, object]:
+def read_model_config(folder: Path, *, needs_weights: bool = True) -> dict[str, object]:
     """Return the content of `folder`/config.json after checking that the folder holds a model that can be trained.
+
+    A plan needs no weights; all else does.
 
     Raises:
         ModelError: no folder, no readable config.json, a quantised model, or weights that are missing, cut short
@@ -77,7 +80,8 @@ def read_model_config(folder: Path) -> dict[str, object]:
             "put on it unasked; move it to a folder of its own, and give that as adapter.path"
         )
     _check_is_data(config, path)
-    _check_weights(folder)
+    if needs_weights:
+        _check_weights(folder)
     return config
 
 
@@ -183,6 +187,7 @@ def shape_of(config: Mapping[str, object]) -> ShapeConfig:
         vocab_size=_need(text, ("vocab_size",)),
         tied_embeddings=bool(text.get("tie_word_embeddings", kind in TIED_TYPES)),
         num_experts=num_experts,
+        experts_per_token=(_find(text, EXPERTS_PER_TOKEN) or 2) if num_experts else 0,
     )
 
 
