@@ -16,6 +16,9 @@ _WITHOUT_EFFECT = {
 }
 """Options of these sections that leave the adapter as it is."""
 
+SHAPE = ("adapter.method", "adapter.rank", "adapter.target_modules", "adapter.modules_to_save")
+"""Options that decide which tensors are trained; no checkpoint fits others."""
+
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
 Contents = Mapping[str, str]

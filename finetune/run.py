@@ -16,6 +16,7 @@ from typing import Any
 from finetune.config import RunConfig
 from finetune.errors import RunExists, UnfinishedRun
 from finetune.fingerprint import (
+    SHAPE,
     Change,
     Contents,
     content_changes,
@@ -184,13 +185,15 @@ def refuse_changes(folder: RunFolder, config: RunConfig, changes: Sequence[Chang
     Raises:
         RunExists: naming each such field, old and new.
     """
-    refused = [change for change in changes if not change.is_named(config.resume_changes)]
+    fixed = [change for change in changes if change.field in SHAPE]
+    refused = fixed or [change for change in changes if not change.is_named(config.resume_changes)]
     if refused and not folder.is_trained:
         names = ",".join(change.field for change in refused)
+        on = f", or go on with the changed values by resume=true resume_changes=[{names}]"
+        why = "; the shape of an adapter cannot change while it is trained" if fixed else ""
         raise RunExists(
-            f"output_dir: {config.output_dir} holds a run of another configuration ({listed(refused)}); choose another "
-            "folder with output_dir=…, delete that run with overwrite=true, or go on with the changed values by "
-            f"resume=true resume_changes=[{names}]"
+            f"output_dir: {config.output_dir} holds a run of another configuration ({listed(refused)}{why}); choose "
+            f"another folder with output_dir=…, delete that run with overwrite=true{'' if fixed else on}"
         )
     if changes and folder.is_trained:
         raise RunExists(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetune.training.checkpoints import (
+    ADAPTER_FILES,
     BEST,
     BEST_ADAPTER,
     MANIFEST,
@@ -20,6 +21,7 @@ from finetune.training.checkpoints import (
     damage,
     newest_valid,
     remove_old,
+    restore_best,
     sha256,
     write_folder,
 )
@@ -77,18 +79,26 @@ _WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 class KilledAt:
     """Kills this process just before the n-th time that the last step's saving changes a file of the run folder.
 
-    safetensors writes past Python's `open`, so that its functions count for themselves.
+    With `snapshots` nothing is killed: what each kill would leave is copied there. safetensors writes past Python's
+    `open`, so that its functions count for themselves.
     """
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, snapshots: Path | None = None) -> None:
         self.number = number
         self.folder = folder
+        self.snapshots = snapshots
         self.count = 0
         self.is_on = False
 
     def about_to(self, what: str) -> None:
-        self.count += self.is_on
-        if self.is_on and self.count == self.number:
+        if not self.is_on:
+            return
+        self.count += 1
+        if self.snapshots is not None:
+            self.is_on = False
+            shutil.copytree(self.folder, self.snapshots / f"{self.count:03} {what.replace('/', ' ')}")
+            self.is_on = True
+        elif self.count == self.number:
             os.write(2, f"killed at {what}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -124,29 +134,75 @@ class KilledAt:
         sys.addaudithook(self.hook)
 
 
+def last_measurement_is_worse() -> None:
+    """Let the last checkpoint hold a best adapter that is not its own."""
+    from finetune.training.trainer import AdapterTrainer
+
+    original = AdapterTrainer._measure
+
+    def measure(self: AdapterTrainer, model: Any) -> Any:
+        loss = original(self, model)
+        return loss if loss is None or self.state.global_step < 4 else loss + 9
+
+    AdapterTrainer._measure = measure  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def short(runs: Any) -> bytes:
+    """The adapter of a training of four steps that nothing disturbs."""
+    assert runs.train("short", *SHORT).code == 0
+    return runs.adapter("short")
+
+
 @pytest.mark.slow
 @pytest.mark.bar("R2")
-def test_a_kill_at_each_file_of_a_save_is_recovered_by_the_same_command(runs: Any) -> None:
-    assert runs.train("short", *SHORT).code == 0
-    places: list[str] = []
-    for number in range(1, 99):
-        name = f"killed-{number}"
+def test_what_a_kill_at_any_file_of_a_save_leaves_can_be_resumed(runs: Any) -> None:
+    snapshots = runs.path / "left"
+
+    def copy_all() -> None:
+        last_measurement_is_worse()
+        KilledAt(0, runs.path / "snapped", snapshots)()
+
+    assert runs.train("snapped", *SHORT, before=copy_all).code == 0
+    places = sorted(path.name for path in snapshots.iterdir())
+    for part in (*STATE_FILES, BEST_ADAPTER, MANIFEST, "os.rename checkpoints .step-00000004.partial", ".adapter"):
+        assert any(part in place for place in places), (part, places)
+    found = []
+    for place in places:
+        newest = newest_valid(snapshots / place / "checkpoints")
+        assert newest is not None and not list((snapshots / place).rglob("damaged-*")), place
+        restore_best(newest)
+        assert damage(newest.parent / BEST, ADAPTER_FILES) is None
+        found.append(newest.name)
+        adapter = snapshots / place / "adapter" / "adapter_model.safetensors"
+        assert not adapter.parent.exists() or adapter.read_bytes() == runs.adapter("snapped"), place
+    assert set(found) == {"step-00000002", "step-00000004"} and found == sorted(found)
+
+
+@pytest.mark.bar("R2")
+@pytest.mark.parametrize(
+    "stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.acceptance)]
+)
+def test_a_kill_at_a_file_of_a_save_is_recovered_by_the_same_command(stride: int, runs: Any, short: bytes) -> None:
+    num_kills = 0
+    for number in range(1, 200, stride):
+        name = f"killed-{stride}-{number}"
         ended = runs.train(name, *SHORT, before=KilledAt(number, runs.path / name))
         if ended.code == 0:
             break
+        place = ended.said.strip().splitlines()[-1]
         assert ended.code == -9, ended.said
-        places.append(ended.said.strip().splitlines()[-1])
+        num_kills += 1
         again = runs.train(name, *SHORT, "resume=true")
-        assert again.code == 0, (places[-1], again.said)
-        assert "going on from step-00000002" in again.said or "going on from step-00000004" in again.said, places[-1]
-        assert runs.adapter(name) == runs.adapter("short"), places[-1]
-        assert rows_of(runs, name) == rows_of(runs, "short"), places[-1]
-        assert not runs.leftovers(name) and runs.checkpoints(name) == ["step-00000004"], places[-1]
+        assert again.code == 0, (place, again.said)
+        assert any(f"going on from step-0000000{step}" in again.said for step in (2, 4)) or "already" in again.said, (
+            place
+        )
+        assert runs.adapter(name) == short, place
+        assert rows_of(runs, name) == rows_of(runs, "short"), place
+        assert not runs.leftovers(name) and runs.checkpoints(name)[-1] == "step-00000004", place
         shutil.rmtree(runs.path / name)
-    said = "\n".join(places)
-    assert len(places) > 15, said
-    for part in (*STATE_FILES, BEST_ADAPTER, MANIFEST, "os.rename checkpoints/.step-00000004.partial", "adapter"):
-        assert part in said, said
+    assert num_kills > 40 / stride
 
 
 def damage_one(path: Path, how: str) -> None:
@@ -164,17 +220,6 @@ def damage_one(path: Path, how: str) -> None:
 def saved(runs: Any) -> Path:
     """Checkpoints of steps 2 and 4, of which the newer one holds a best adapter that is not its own."""
     words = ("training.max_steps=4", "training.save_steps=2", "training.eval_steps=3", "training.keep_checkpoints=2")
-
-    def last_measurement_is_worse() -> None:
-        from finetune.training.trainer import AdapterTrainer
-
-        original = AdapterTrainer._measure
-
-        def measure(self: AdapterTrainer, model: Any) -> Any:
-            loss = original(self, model)
-            return loss if loss is None or self.state.global_step < 4 else loss + 9
-
-        AdapterTrainer._measure = measure  # type: ignore[method-assign]
 
     assert runs.train("saved", *words, before=last_measurement_is_worse).code == 0
     return runs.path / "saved"

@@ -60,7 +60,7 @@ def test_a_changed_option_is_refused_by_name(field: str, begun: Any) -> None:
     words = [given for given in UNFINISHED if given.partition("=")[0] != word.partition("=")[0]]
     ended = begun.train("begun", *words, word, "resume=true")
     assert ended.code == 2 and f"{field}: {old} there, {new} here" in ended.said, ended.said
-    assert f"resume_changes=[{field}" in ended.said and ended.said.count("\n") < 4
+    assert (f"resume_changes=[{field}" in ended.said) == (field != "adapter.rank"), ended.said
 
 
 def _flip(content: bytes) -> bytes:
@@ -123,9 +123,8 @@ def test_a_change_that_is_named_is_followed_by_the_steps_that_are_left(begun: An
 @pytest.mark.slow
 @pytest.mark.bar("R9")
 def test_an_adapter_of_another_shape_cannot_be_meant(begun: Any) -> None:
-    shutil.copytree(begun.path / "begun", begun.path / "shape")
-    ended = begun.train("shape", *UNFINISHED, "adapter.rank=8", "resume=true", "resume_changes=[adapter]")
-    assert ended.code == 1 and "its adapter is of another shape" in ended.said and "(4, 64) there" in ended.said
+    ended = begun.train("begun", *UNFINISHED, "adapter.rank=8", "resume=true", "resume_changes=[adapter]")
+    assert ended.code == 2 and "adapter.rank: 4 there, 8 here; the shape of an adapter" in ended.said, ended.said
 
 
 def row(text: str, source: str = "rows.jsonl:1") -> Conversation:
