@@ -15,12 +15,14 @@ from finetune import __version__
 from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
+from finetune.secrets import redact
 
 COMMANDS = {
     "run": "the whole life: check the data, train, evaluate, export, verify, report (the default)",
     "train": "train the adapter only",
     "evaluate": "compare base and tuned model of a finished training",
     "export": "merge, write and verify the model of a finished training",
+    "plan": "say whether it fits, how long it takes and what it costs, before anything is downloaded",
     "inspect": "show the configuration, the data's counts and a rendered example; loads no weights",
     "report": "write report.html and the model card again from the run folder",
     "prefetch": "download what a machine without network will need",
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _dispatch(list(words))
         except FinetuneError as error:
-            _say_error(one_line(error))
+            command = f". Go on with: {shlex.join(continuing(words))}" if error.can_resume else ""
+            _say_error(f"{one_line(error)}{command}")
             return error.exit_code
         except KeyboardInterrupt as interrupt:
             _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")
@@ -80,7 +83,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "doctor" and not words:
         _job(command)(None)  # without Hydra, which a broken installation may lack
         return 0
-    _compose_and_call(_job(command), words)
+    _compose_and_call(_job(command), words, needs_weights=command != "plan")
     return 0
 
 
@@ -98,7 +101,7 @@ def _job(command: str) -> Callable[[Any], object]:
     return call
 
 
-def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> None:
+def _compose_and_call(job: Callable[[Any], object], words: Sequence[str], *, needs_weights: bool = True) -> None:
     """Let Hydra compose the words into a configuration (or several, in a sweep) and call the job on each."""
     import hydra
 
@@ -114,7 +117,7 @@ def _compose_and_call(job: Callable[[Any], object], words: Sequence[str]) -> Non
         if failures:
             return
         try:
-            job(finish(raw, _choices(typed)))
+            job(finish(raw, _choices(typed), needs_weights=needs_weights))
         except Exception as error:
             failures.append(error)
 
@@ -197,7 +200,7 @@ def _recipe_table() -> str:
 
 def _say_error(message: str) -> None:
     if is_main_process():
-        print(f"finetune: {message}", file=sys.stderr)
+        print(f"finetune: {redact(message)}", file=sys.stderr)
 
 
 def _unexpected(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from finetune.config import MISSING, DataConfig, RunConfig, SourceConfig
 from finetune.errors import ConfigError, did_you_mean, one_line
 from finetune.log import is_logging_set_up, quiet_libraries, set_up_logging
 from finetune.model.shape import context_of, read_model_config, recommend, shape_of
+from finetune.recipe_content import check_references
 from finetune.recipes import bundled_root, find_recipe, register_recipe
+from finetune.secrets import secret_keys
 
 PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path", "data.cache_dir")
 DATA_SET_KEYS = ("validation_path", "test_path", "format", "prompt", "completion", "system", "text_column", "group")
@@ -98,8 +101,7 @@ def _sources_value(value: str) -> str:
 def _quoted(value: object) -> str:
     if not isinstance(value, str):
         return "null" if value is None else str(value)
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+    return words.quote(value)
 
 
 def _reset(name: str) -> str:
@@ -114,8 +116,10 @@ def _register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
+def finish(composed: Any, typed: Sequence[str], *, needs_weights: bool = True) -> RunConfig:
     """Turn Hydra's composed configuration into a `RunConfig`: paths made absolute, a local model's sizes filled in.
+
+    `needs_weights` is false for a plan, which a folder with config.json alone serves.
 
     Raises:
         ConfigError, ModelError: a value that cannot work.
@@ -126,6 +130,7 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
     try:
         with open_dict(composed):
             composed.pop("hydra", None)
+        check_references(OmegaConf.to_container(composed, resolve=False))
         recipe_path = find_recipe(parsed["recipe"]) if "recipe" in parsed else None
         for key in PATH_KEYS:
             value = OmegaConf.select(composed, key, throw_on_missing=False)
@@ -137,14 +142,25 @@ def finish(composed: Any, typed: Sequence[str]) -> RunConfig:
                 OmegaConf.update(composed, key, located)
         _locate_lists(composed, parsed, recipe_path)
         _require(composed)
-        _fill_from_folder(composed)
+        _fill_from_folder(composed, needs_weights)
         config = OmegaConf.to_object(composed)
     except ConfigError:
         raise
     except Exception as error:
         raise explain(error) from error
     assert isinstance(config, RunConfig)
+    _refuse_secrets(config)
     return config
+
+
+def _refuse_secrets(config: RunConfig) -> None:
+    """The configuration is written to the run folder, which people pass on."""
+    keys = list(dict.fromkeys(secret_keys(asdict(config))))
+    if keys:
+        raise ConfigError(
+            f"{', '.join(keys)}: holds a key or a password, which would be written to the run folder; take it out, and "
+            "give it by the environment (HF_TOKEN, WANDB_API_KEY) or by the tool's own login (hf auth login)"
+        )
 
 
 def _locate_lists(composed: Any, parsed: dict[str, str], recipe_path: Path | None) -> None:
@@ -171,14 +187,14 @@ def _require(composed: Any) -> None:
         composed.data.path = ""
 
 
-def _fill_from_folder(composed: Any) -> None:
+def _fill_from_folder(composed: Any, needs_weights: bool) -> None:
     """Derive what a local model's YAML leaves open from its config.json."""
     from omegaconf import OmegaConf
 
     if composed.model.path is None:
         return
     folder = Path(composed.model.path)
-    found = read_model_config(folder)
+    found = read_model_config(folder, needs_weights=needs_weights)
     shape, context = shape_of(found), context_of(found)
     if composed.model.shape is None:
         composed.model.shape = OmegaConf.structured(shape)

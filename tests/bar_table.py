@@ -63,8 +63,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bars", action="store_true", help="run the tests of the bars, and end with their table")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def choose_bars(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note each test's bars, and with `--bars` leave out the tests that have none.
+
+    Raises:
+        pytest.UsageError: a test names a bar that does not exist.
+    """
     for item in items:
         bars = bars_of(item)
         unknown = [name for name in bars if name not in PROMISES]

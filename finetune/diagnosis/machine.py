@@ -8,12 +8,12 @@ from pathlib import Path
 
 from finetune.diagnosis.finding import Finding, error, ok, warning
 from finetune.log import megabytes
+from finetune.model.hardware import container_limit_bytes
 
 LEAST_DISK_BYTES = 500_000_000
 """Below this a run with the embedded model already fails."""
 LEAST_MEMORY_BYTES = 2_000_000_000
 """What the libraries and a small model need."""
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
@@ -83,18 +83,6 @@ def check_memory() -> Iterator[Finding]:
         yield warning("swap", used, more)
     else:
         yield ok("swap", f"{megabytes(swap.used)} of {megabytes(swap.total)} in use")
-
-
-def container_limit_bytes() -> int | None:
-    """Return the memory limit that Linux sets for this container, None where there is none."""
-    for place in _CGROUP_LIMITS:
-        try:
-            text = Path(place).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return int(text)
-    return None
 
 
 def check_threads(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from finetune.errors import ModelError, ResourceError
 if TYPE_CHECKING:
     import torch
 
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _GPU_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 
 
@@ -91,18 +92,39 @@ def _choose_dtype(requested: Dtype, device: "torch.device") -> tuple["torch.dtyp
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, f"{name} multiplies bfloat16 natively"
         return torch.float16, f"{name} is older than Ampere: float16"
-    if _cpu_multiplies_bfloat16():
+    if cpu_multiplies_bfloat16():
         return torch.bfloat16, "this CPU multiplies bfloat16 natively"
     return torch.float32, "this CPU has no native bfloat16, which would be 8 to 70 times slower"
 
 
 @functools.cache
-def _cpu_multiplies_bfloat16() -> bool:
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16; without them it would be 8 to 70 times slower."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return False
     flags = set(info.read_text(encoding="utf-8", errors="replace").split())
     return bool(flags & {"amx_bf16", "avx512_bf16"})
+
+
+def container_limit_bytes() -> int | None:
+    """Return the memory limit that Linux sets for this container, None where there is none."""
+    for place in _CGROUP_LIMITS:
+        try:
+            text = Path(place).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def host_memory_bytes() -> int:
+    """Return this machine's memory, or the limit of the container around this process where that is less."""
+    import psutil
+
+    total, limit = psutil.virtual_memory().total, container_limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
 def peak_memory_bytes(device: "torch.device") -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
 from finetune.data.examples import lengths_of, num_supervised_of
-from finetune.errors import TrainingError
+from finetune.errors import SaveError, TrainingError
 from finetune.interruption import deferred
 from finetune.log import is_main_process, megabytes, num_processes
 from finetune.model.adapter import (
@@ -27,10 +26,12 @@ from finetune.model.adapter import (
 )
 from finetune.model.hardware import Hardware, peak_memory_bytes
 from finetune.model.packed_attention import packed, supports_packing
+from finetune.placing import placed
 from finetune.records import Example, TrainResult
 from finetune.run import RunFolder
 from finetune.training.callbacks import Flow, MetricsFile, ProgressDisplay
-from finetune.training.checkpoints import newest_valid, sha256
+from finetune.training.checkpoints import newest_valid, restore_best, sha256
+from finetune.training.saving import WRITE_ERRORS, check_room_for_run, reason_of
 from finetune.training.steps import SHARE, Steps, plan_steps
 from finetune.training.tracking import tracking_callbacks
 from finetune.training.trainer import AdapterTrainer
@@ -101,6 +102,7 @@ def train_adapter(
     Raises:
         TrainingError: loss, gradient or weights became no numbers, or the loss jumped (training.on_loss_spike=stop).
         CheckpointError: a checkpoint does not fit this run.
+        SaveError: the disk has no room (training.on_save_error=stop).
         ResourceError: not even a single row fits into memory, or the main memory is nearly used up.
         Interrupted: a signal asked for an end; a checkpoint of the last step is there.
     """
@@ -119,9 +121,12 @@ def train_adapter(
     _apply(arguments_of, arithmetic)
     _announce(model, train, arithmetic, arguments_of.world_size, is_packed)
 
+    if is_main_process():
+        check_room_for_run(folder.checkpoints, model, training.keep_checkpoints)
+
     initial = adapter_state(model)
     flow = Flow(training, eval_steps=arithmetic.eval_steps, save_steps=arithmetic.save_steps)
-    metrics = MetricsFile(folder.metrics, hardware.device)
+    metrics = MetricsFile(folder.metrics, hardware.device, training.on_save_error)
     trainer = AdapterTrainer(
         rows=steps,
         validation=measured,
@@ -141,7 +146,7 @@ def train_adapter(
     flow.trainer = metrics.trainer = trainer
     trainer.before_save = metrics.flush
 
-    checkpoint = newest_valid(folder.checkpoints) if resume and is_main_process() else None
+    checkpoint = _checkpoint_to_resume(folder) if resume and is_main_process() else None
     checkpoint = _same_everywhere(checkpoint, arguments_of.world_size)
     if checkpoint is not None:
         logger.info("resume: going on from %s", checkpoint.name)
@@ -252,6 +257,16 @@ def _drop_default_displays(trainer: AdapterTrainer) -> None:
         trainer.remove_callback(callback)
 
 
+def _checkpoint_to_resume(folder: RunFolder) -> Path | None:
+    """Return the newest valid checkpoint, with the best adapter as it was then in its place."""
+    checkpoint = newest_valid(folder.checkpoints)
+    if checkpoint is not None:
+        restore_best(checkpoint)
+    elif folder.checkpoints.is_dir():
+        logger.warning("resume: there is no valid checkpoint; starting at step 0")
+    return checkpoint
+
+
 def _same_everywhere(checkpoint: Path | None, num_processes: int) -> Path | None:
     if num_processes == 1:
         return checkpoint
@@ -274,13 +289,13 @@ def _write_adapter(model: Any, folder: RunFolder, initial: dict[str, Any] | None
     for name, tensor in model.named_parameters():
         if tensor.requires_grad and not torch.isfinite(tensor).all():
             raise TrainingError(f"the adapter tensor {name} holds values that are no numbers; nothing was saved")
-    staged = folder.path / ".adapter.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    save_adapter(model, staged)
-    if initial is not None:
-        convert_pissa(staged, initial)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    staged.rename(folder.adapter)
+    try:
+        with placed(folder.adapter) as staged:
+            save_adapter(model, staged)
+            if initial is not None:
+                convert_pissa(staged, initial)
+    except WRITE_ERRORS as error:
+        raise SaveError(f"{folder.adapter}: the trained adapter could not be written ({reason_of(error)})") from error
     logger.info("adapter: %s (sha256 %s…)", folder.adapter, sha256(folder.adapter / "adapter_model.safetensors")[:12])
 
 

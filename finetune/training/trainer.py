@@ -13,20 +13,18 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune import interruption
-from finetune.config import AdapterConfig, OnLossSpike, TrainingConfig
-from finetune.errors import ResourceError, TrainingError
+from finetune.config import AdapterConfig, OnLossSpike, OnSaveError, TrainingConfig
+from finetune.errors import ResourceError, SaveError, TrainingError
 from finetune.log import is_main_process
 from finetune.model.adapter import restore_adapter_state, save_adapter
 from finetune.model.free_memory import FreeMemory, reserve_bytes
 from finetune.model.hardware import is_out_of_memory, release_memory
 from finetune.records import Example
 from finetune.run import read_json, write_json
-from finetune.training import checkpoints
+from finetune.training import checkpoints, saving, states
 from finetune.training.batches import IGNORED, make_micro_batches
 from finetune.training.course import COURSE, Course, SpikeOfStep, StepSoFar, listed
 from finetune.training.loss_watch import Spike
@@ -66,7 +64,7 @@ class AdapterTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole step itself
         self.pending_tokens = 0
         self.before_save: Callable[[], None] = lambda: None
-        """Called before a checkpoint is written: what the checkpoint's step logged must be on disk by then."""
+        """Called on every process before a checkpoint is written: what its step logged must be on disk by then."""
         self.checkpoints_dir = Path(arguments["args"].output_dir)
         self.step = StepSoFar()
         self.spike: SpikeOfStep | None = None
@@ -393,16 +391,42 @@ class AdapterTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
         self.count_tokens()
-        self.before_save()
-        states = gather_object([checkpoints.RandomState.capture().to_json()])
+        random_states = gather_object([states.RandomState.capture().to_json()])
         self.course.unlogged_losses = gather_object([float(self._tr_loss)])
         self.course.logged_step = self._globalstep_last_logged
-        if is_main_process():
-            target = self.checkpoints_dir / checkpoints.checkpoint_name(self.state.global_step)
-            checkpoints.write_folder(target, lambda folder: self._fill_checkpoint(folder, states))
-            checkpoints.remove_old(self.checkpoints_dir, self.training_config.keep_checkpoints)
-        self.has_checkpoint = True
+        if self._keep("checkpoint", lambda: self._write_checkpoint(random_states)):
+            self.has_checkpoint = True
         self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+        self.before_save()
+        if is_main_process():
+            saving.check_room_for_checkpoint(self.checkpoints_dir, self.model)
+            target = self.checkpoints_dir / checkpoints.checkpoint_name(self.state.global_step)
+            checkpoints.write_folder(target, lambda folder: self._fill_checkpoint(folder, random_states))
+            checkpoints.remove_old(self.checkpoints_dir, self.training_config.keep_checkpoints)
+
+    def _keep(self, what: str, write: Callable[[], None]) -> bool:
+        """Write to the run folder and tell whether that went well, the same on every process.
+
+        Raises:
+            SaveError: it did not, and `training.on_save_error` is `stop`.
+        """
+        reason = ""
+        try:
+            write()
+        except (*saving.WRITE_ERRORS, SaveError) as error:
+            reason = saving.reason_of(error)
+        if not self._sum_over_processes(torch.tensor([float(bool(reason))]))[0]:
+            return True
+        newest = max((path.name for path in self.checkpoints_dir.glob("step-*")), default="none")
+        text = (
+            f"step {self.state.global_step}: the {what} could not be saved ({reason}); last good checkpoint: {newest}"
+        )
+        if self.training_config.on_save_error is OnSaveError.stop:
+            raise SaveError(f"{text}. Free some space; training.on_save_error=warn would go on without this save")
+        logger.warning("%s; going on without it (training.on_save_error=warn)", text)
+        return False
 
     def check_weights(self) -> None:
         """Refuse to save adapter weights or optimizer states that are no numbers; the same on every process.
@@ -423,22 +447,24 @@ class AdapterTrainer(SFTTrainer):
                 "model.dtype=float32"
             )
 
-    def _fill_checkpoint(self, folder: Path, states: list[dict[str, Any]]) -> None:
+    def _fill_checkpoint(self, folder: Path, random_states: list[dict[str, Any]]) -> None:
         save_adapter(self.model, folder)
         write_json(folder / COURSE, self.course.to_json())
-        checkpoints.save_optimizer(folder, self.optimizer, self.lr_scheduler)
-        checkpoints.save_random_states(folder, states)
+        states.save_optimizer(folder, self.optimizer, self.lr_scheduler)
+        states.save_random_states(folder, random_states)
         scaler = self.accelerator.scaler
         if scaler is not None:
-            checkpoints.write_json(folder / "scaler.json", scaler.state_dict())
+            write_json(folder / "scaler.json", scaler.state_dict())
+        if self.state.best_global_step and self.state.best_global_step != self.state.global_step:
+            checkpoints.keep_best(self.checkpoints_dir / checkpoints.BEST, folder)
         self.state.save_to_json(str(folder / checkpoints.TRAINER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_state(self.model, Path(resume_from_checkpoint))
+        states.load_adapter_state(self.model, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            states.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
             self.course = Course.from_json(read_json(Path(checkpoint) / COURSE))
             self.args.eval_on_start = self.course.measurement_due
             self.has_checkpoint = True
@@ -451,7 +477,7 @@ class AdapterTrainer(SFTTrainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_random_state(Path(checkpoint), self.args.process_index)
+            states.load_random_state(Path(checkpoint), self.args.process_index)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Make the optimizer; LoRA+ gives the B matrices a rate of their own (Hayou et al. 2024)."""
@@ -471,28 +497,30 @@ class AdapterTrainer(SFTTrainer):
 
     def go_on_counting(self) -> None:
         """Take up the losses that were summed but not logged when the checkpoint was written."""
-        if self.course.unlogged_losses:
+        if self.args.process_index < len(self.course.unlogged_losses):
             self._tr_loss += self.course.unlogged_losses[self.args.process_index]
             self._globalstep_last_logged = self.course.logged_step
 
-    def save_best(self) -> None:
-        """Keep the present adapter as the best one so far; called on the main process."""
-        checkpoints.write_folder(
-            self.checkpoints_dir / checkpoints.BEST, lambda folder: save_adapter(self.model, folder)
-        )
+    def save_best(self) -> bool:
+        """Keep the present adapter as the best one so far; every process must call it."""
+        best = self.checkpoints_dir / checkpoints.BEST
+
+        def write() -> None:
+            if is_main_process():
+                checkpoints.write_folder(best, lambda folder: save_adapter(self.model, folder))
+
+        return self._keep("best adapter so far", write)
 
     def load_best(self) -> None:
-        """Put the best adapter so far back into the model, where one was measured."""
+        """Put the best adapter so far back into the model, where one was measured.
+
+        Raises:
+            CheckpointError: it has been damaged since it was written.
+        """
         best = self.checkpoints_dir / checkpoints.BEST
-        if self.state.best_global_step and checkpoints.damage(best) is None:
-            load_adapter_state(self.model, best)
-
-
-def load_adapter_state(model: Any, folder: Path) -> None:
-    """Put the adapter tensors of a checkpoint folder into a PeftModel of the same shape."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    result = set_peft_model_state_dict(model, tensors)
-    assert not getattr(result, "unexpected_keys", None), "the checkpoint's adapter has other tensors"
+        if self.state.best_global_step:
+            checkpoints.refuse_damaged_best(best)
+            states.load_adapter_state(self.model, best)
 
 
 def len_of(example: Example) -> int:

@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from finetune import placing
 from finetune.errors import ExportError, ResourceError
-from finetune.export import merged_rows, placing, stream
+from finetune.export import merged_rows, stream
 from finetune.export.merge import MergePlan, RoundTrip, plan_merge
 from finetune.export.safetensors import manifest_content, write_safetensors
 from finetune.export.stream import Block
@@ -192,7 +193,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path:
     write_safetensors(plan, tmp_path / "out", tokenizer=None, card="old")
     (tmp_path / "out").rename(tmp_path / ".out.previous")
     (tmp_path / ".out.partial").mkdir()
-    staged = placing._staged(tmp_path / "out")
+    staged = placing.recover(tmp_path / "out")
     assert not staged.exists()
     assert (tmp_path / "out" / "README.md").read_text() == "old"
 
@@ -200,7 +201,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune.export import placing
+from finetune import placing
 from finetune.export import safetensors as writer
 from finetune.export.merge import plan_merge
 base, adapter, target = map(Path, sys.argv[1:])

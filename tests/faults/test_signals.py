@@ -104,9 +104,9 @@ IN_TRAINING = {
     "measuring the untrained model": (f"{TRAINER}._loss_sum", 1, []),
     "measuring": (f"{TRAINER}._measure", 2, ["step-00000003"]),
     "logging": (f"{TRAINER}.log", 3, ["step-00000003"]),
-    "saving": ("finetune.training.checkpoints:save_optimizer", 1, ["step-00000004", "step-00000005"]),
+    "saving": ("finetune.training.states:save_optimizer", 1, ["step-00000004", "step-00000005"]),
     "last measurement": (f"{TRAINER}._measure", 3, ["step-00000004", "step-00000006"]),
-    "last save": ("finetune.training.checkpoints:save_optimizer", 2, ["step-00000004", "step-00000006"]),
+    "last save": ("finetune.training.states:save_optimizer", 2, ["step-00000004", "step-00000006"]),
 }
 
 

@@ -40,13 +40,13 @@ def expected(**changes: Any) -> ShapeConfig:
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}, {}),
     "mistral": ("MistralConfig", {"head_dim": 32}, {"head_dim": 32}),
-    "mixtral": ("MixtralConfig", {"num_local_experts": 8}, {"num_experts": 8}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 8}, {"num_experts": 8, "experts_per_token": 2}),
     "qwen2": ("Qwen2Config", {}, {}),
     "qwen3": ("Qwen3Config", {"head_dim": 128}, {"head_dim": 128}),
     "qwen3_moe": (
         "Qwen3MoeConfig",
         {"num_experts": 4, "moe_intermediate_size": 48, "head_dim": 16},
-        {"num_experts": 4, "intermediate_size": 48},
+        {"num_experts": 4, "intermediate_size": 48, "experts_per_token": 8},
     ),
     "gemma2": (
         "Gemma2Config",
