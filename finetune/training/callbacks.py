@@ -96,7 +96,7 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._tokens_before, self._seconds_before = state.num_input_tokens_seen, self.watch.seconds
-        self.row, self._earlier = {}, None
+        self.row, self._earlier, self._pending = {}, None, ""
         if not is_main_process():
             return
         kept: list[str] = []

@@ -40,10 +40,10 @@ def out_of_memory(*places: tuple[int, int], where: str = "_loss_sum", trains: bo
         def poisoned(self: AdapterTrainer, model: Any, inputs: Any) -> Any:
             done = len(self.step.losses) if model.training else 0
             now.update(place=(self.state.global_step + model.training, done + 1), trains=model.training)
+            found = forward(self, model, inputs)
             if where == "_loss_sum":
-                forward(self, model, inputs)  # uses up random numbers
-                fails()
-            return forward(self, model, inputs)
+                fails()  # after random numbers were used up
+            return found
 
         AdapterTrainer._loss_sum = poisoned  # type: ignore[method-assign]
         if where == "backward":
