@@ -93,7 +93,8 @@ def _libraries_offline() -> Iterator[None]:
     """Tell the libraries not to try at all: by the environment, and those that have read it already directly."""
     before = {name: os.environ.get(name) for name in _LIBRARY_SWITCHES}
     os.environ.update(dict.fromkeys(_LIBRARY_SWITCHES, "1"))
-    read = [sys.modules[name] for name in ("huggingface_hub.constants", "datasets.config") if name in sys.modules]
+    names = ("huggingface_hub.constants", "datasets.config")
+    read: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
     values = [module.HF_HUB_OFFLINE for module in read]
     for module in read:
         module.HF_HUB_OFFLINE = True

@@ -55,8 +55,9 @@ def _parse(text: str, name: str) -> object:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ConfigError(f"recipe {name}: YAML aliases (*{event.anchor}) are not taken; write the value out")
-            if isinstance(event, yaml.NodeEvent) and (getattr(event, "tag", None) or "").startswith(("!", "tag:")):
-                raise ConfigError(f"recipe {name}: YAML tags ({event.tag}) are not taken; a recipe is plain data")
+            tag = getattr(event, "tag", None)
+            if tag is not None and tag.startswith(("!", "tag:")):
+                raise ConfigError(f"recipe {name}: YAML tags ({tag}) are not taken; a recipe is plain data")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH:
                 raise ConfigError(f"recipe {name}: is nested more than {MOST_DEPTH} levels deep")

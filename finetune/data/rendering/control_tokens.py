@@ -42,7 +42,7 @@ class Guard:
         self._hidden = re.compile(f"[{chr(_FIRST_PRIVATE)}-{chr(0xFFFFD)}]")
         self._either = re.compile("|".join(map(re.escape, [*self.tokens, *self._public])) or r"(?!)")
         self._backend: Any = None
-        self._ids: dict[int, int] = {}
+        self._ids: dict[Any, int] = {}
         self._mistaken: set[str] = set()
 
     def found_in(self, text: str) -> bool:
