@@ -7,6 +7,7 @@ from finetune.jobs import plan_amounts, plan_text
 from finetune.jobs.plan_models import smaller_models
 from finetune.model.cards import find_card, this_machine
 from finetune.model.planning import Setting, cures, differences, fastest, setting_of, shape_for_plan
+from finetune.offline import as_configured
 
 FASTER = 1.03
 """A setting is recommended if it is at least so much faster."""
@@ -14,6 +15,7 @@ _SPREAD = 1.5
 """The fullest micro-batch has at most so many times the mean share of supervised tokens."""
 
 
+@as_configured
 def plan(config: RunConfig) -> Setting:
     """Print what fits, the recommendation, time, cost and disk; a run that does not fit is no failure of the plan.
 

@@ -101,7 +101,7 @@ def test_a_broken_file_ends_in_one_line(damage: str, gguf_path: Path, tmp_path: 
     content = gguf_path.read_bytes()
     if damage != "absent":
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"GGUX" + content[4:])
-    with pytest.raises(ExportError, match=r"broken.gguf: llama.cpp cannot load it: .+") as caught:
+    with pytest.raises(ExportError, match=r"broken.gguf: .+") as caught:
         LlamaCpp(path)
     assert "\n" not in str(caught.value)
 
