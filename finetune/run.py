@@ -357,7 +357,7 @@ def _installed(name: str) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside, flushed to disk, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged = path.with_name(f".{path.name}.partial")  # the next write takes what a killed process left
     try:
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)

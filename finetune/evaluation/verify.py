@@ -26,6 +26,8 @@ from finetune.records import Verification
 MIN_TOP1_AGREEMENT = 0.99
 MIN_GREEDY_MATCH = 0.99
 MAX_NEW_TOKENS = 32
+_STORAGE = ".verification-"
+"""Beginning of the name of a folder of logits."""
 
 KL_FACTOR, KL_FLOOR = 20.0, 1e-8
 """Largest mean KL in nats: KL_FACTOR x epsilon^2 of the stored number type, or KL_FLOOR if that is more.
@@ -133,11 +135,17 @@ def reference_outputs(
     return reference
 
 
+def remove_leftovers(storage_dir: Path) -> None:
+    """Delete the logits that a killed verification left; nothing else may be verifying there."""
+    for leftover in storage_dir.glob(f"{_STORAGE}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def _storage(
     prompts: Sequence[Sequence[int]], vocab_size: int, storage_dir: Path | None
 ) -> tempfile.TemporaryDirectory[str]:
     needed = sum(len(prompt) for prompt in prompts) * vocab_size * 4
-    storage: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix=".verification-", dir=storage_dir)
+    storage: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix=_STORAGE, dir=storage_dir)
     free = shutil.disk_usage(storage.name).free
     if free < needed:
         storage.cleanup()

@@ -116,7 +116,7 @@ def write_and_verify(
     from finetune.evaluation.merge_base import choose_merge_base, verification_prompts
     from finetune.evaluation.model_outputs import comparison_device
     from finetune.evaluation.scorers import end_of_turn_ids
-    from finetune.evaluation.verify import trained_shift_kl, verification_to_json
+    from finetune.evaluation.verify import remove_leftovers, trained_shift_kl, verification_to_json
     from finetune.export.merge import RoundTrip, plan_merge
     from finetune.export.safetensors import manifest_content
     from finetune.export.tensor_files import checkpoint_bytes
@@ -125,6 +125,7 @@ def write_and_verify(
     prompts = verification_prompts(
         held_out, tuned.tokenizer, num_items=config.export.verification_items, max_length=config.training.max_length
     )
+    remove_leftovers(folder.path)
     choice = choose_merge_base(
         config.export.merge_base,
         config.quantization,
