@@ -38,6 +38,9 @@ class WandbScalars(TrainerCallback):
             x_disable_meta=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
+            x_save_requirements=False,
+            host="",  # else the machine's name
+            username="",
         )
         # Without a name of ours: the folder's name would tell what the run is about.
         self.run = wandb.init(project=self.tracking.project, dir=str(target), settings=settings)

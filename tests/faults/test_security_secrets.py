@@ -225,6 +225,7 @@ def test_a_tracker_is_told_scalars_alone(runs: Any, tmp_path: Path) -> None:
     assert Path(place) == runs.path / "told" / "tracking"
     assert [named for what, _, named in told if what == "init"] == [{"project": "finetune"}]
     assert settings["mode"] == "offline" and settings["console"] == "off"
+    assert settings["host"] == settings["username"] == ""
     assert all(settings[name] for name in settings if name.startswith(("disable_", "x_disable_")))
     rows = [arguments[0] for what, arguments, _ in told if what == "run.log"]
     assert len(rows) >= 6 and {what for what, _, _ in told} == {"init", "run.log", "run.finish"}

@@ -106,7 +106,7 @@ class Guard:
         if _ESCAPED.search(text):
             raise RenderProblem("the chat template writes control tokens of the row in a way that cannot be undone")
         swapped = self._exchange(text, self._private | self._public)
-        encoding = self._backend.encode(swapped, add_special_tokens=False)
+        encoding: Any = self._backend.encode(swapped, add_special_tokens=False)
         if has_gaps(encoding.offsets, len(swapped)):
             raise RenderProblem("the row writes control tokens and characters that the tokenizer drops")
         return [self._ids.get(number, number) for number in encoding.ids], list(encoding.offsets)
