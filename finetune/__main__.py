@@ -15,6 +15,7 @@ from finetune import __version__
 from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
+from finetune.secrets import redact
 
 COMMANDS = {
     "run": "the whole life: check the data, train, evaluate, export, verify, report (the default)",
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _dispatch(list(words))
         except FinetuneError as error:
-            _say_error(one_line(error))
+            command = f". Go on with: {shlex.join(continuing(words))}" if error.can_resume else ""
+            _say_error(f"{one_line(error)}{command}")
             return error.exit_code
         except KeyboardInterrupt as interrupt:
             _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")
@@ -198,7 +200,7 @@ def _recipe_table() -> str:
 
 def _say_error(message: str) -> None:
     if is_main_process():
-        print(f"finetune: {message}", file=sys.stderr)
+        print(f"finetune: {redact(message)}", file=sys.stderr)
 
 
 def _unexpected(error: Exception) -> int:
@@ -206,11 +208,25 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         _say_error(f"{error.filename}: {error.strerror}")
         return EXIT_FAILED
+    if "torch" in sys.modules and _is_out_of_memory(error):
+        _say_error(
+            "out of memory: end other programs that use it, or use less: lower training.max_length, "
+            "evaluation.batch_tokens or data.max_rows, quantization=nf4, or a smaller model (run again with --verbose "
+            "for the traceback)"
+        )
+        logging.getLogger("finetune").debug("traceback", exc_info=error)
+        return EXIT_FAILED
     _say_error(
         f"unexpected {type(error).__name__}: {one_line(error)[:500]} (run again with --verbose for the traceback)"
     )
     logging.getLogger("finetune").debug("traceback", exc_info=error)
     return EXIT_FAILED
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from finetune.model.hardware import is_out_of_memory
+
+    return isinstance(error, MemoryError) or is_out_of_memory(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from finetune.config import MISSING, DataConfig, RunConfig, SourceConfig
 from finetune.errors import ConfigError, did_you_mean, one_line
 from finetune.log import is_logging_set_up, quiet_libraries, set_up_logging
 from finetune.model.shape import context_of, read_model_config, recommend, shape_of
+from finetune.recipe_content import check_references
 from finetune.recipes import bundled_root, find_recipe, register_recipe
+from finetune.secrets import secret_keys
 
 PATH_KEYS = ("model.path", "data.path", "data.validation_path", "data.test_path", "adapter.path", "data.cache_dir")
 DATA_SET_KEYS = ("validation_path", "test_path", "format", "prompt", "completion", "system", "text_column", "group")
@@ -98,8 +101,7 @@ def _sources_value(value: str) -> str:
 def _quoted(value: object) -> str:
     if not isinstance(value, str):
         return "null" if value is None else str(value)
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+    return words.quote(value)
 
 
 def _reset(name: str) -> str:
@@ -128,6 +130,7 @@ def finish(composed: Any, typed: Sequence[str], *, needs_weights: bool = True) -
     try:
         with open_dict(composed):
             composed.pop("hydra", None)
+        check_references(OmegaConf.to_container(composed, resolve=False))
         recipe_path = find_recipe(parsed["recipe"]) if "recipe" in parsed else None
         for key in PATH_KEYS:
             value = OmegaConf.select(composed, key, throw_on_missing=False)
@@ -146,7 +149,18 @@ def finish(composed: Any, typed: Sequence[str], *, needs_weights: bool = True) -
     except Exception as error:
         raise explain(error) from error
     assert isinstance(config, RunConfig)
+    _refuse_secrets(config)
     return config
+
+
+def _refuse_secrets(config: RunConfig) -> None:
+    """The configuration is written to the run folder, which people pass on."""
+    keys = list(dict.fromkeys(secret_keys(asdict(config))))
+    if keys:
+        raise ConfigError(
+            f"{', '.join(keys)}: holds a key or a password, which would be written to the run folder; take it out, and "
+            "give it by the environment (HF_TOKEN, WANDB_API_KEY) or by the tool's own login (hf auth login)"
+        )
 
 
 def _locate_lists(composed: Any, parsed: dict[str, str], recipe_path: Path | None) -> None:
@@ -226,7 +240,8 @@ def explain(error: Exception) -> ConfigError:
         return cause
     text = str(cause)
     full_key = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "full_key:" in line), "")
-    first_line = text.splitlines()[0] if text else type(cause).__name__
+    lines = [line for line in text.splitlines() if not line.startswith("In 'recipe/")] or [type(cause).__name__]
+    first_line = lines[0]
     if "'SourceConfig'" in first_line and "not in" in first_line:
         return ConfigError(
             f"{full_key}: there is no such option. Known: {', '.join(SourceConfig.__dataclass_fields__)}"

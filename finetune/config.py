@@ -6,11 +6,11 @@ part of the system takes its own section only. Values below are the last resort;
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, did_you_mean
 
 MISSING: Any = "???"
 """OmegaConf's mark of a required value, written here so that the schema needs no import of it."""
@@ -67,6 +67,17 @@ class LossOn(Enum):
     """Every turn of the assistant."""
     last_turn = "last_turn"
     """The last turn of the assistant alone."""
+
+
+class ControlTokens(Enum):
+    """What becomes of control tokens of the model, such as `<|im_end|>`, that stand in the text of a chat's row."""
+
+    text = "text"
+    """They are encoded as the characters that they are written with; only the template's own end and begin turns."""
+    reject = "reject"
+    """The row is rejected."""
+    allow = "allow"
+    """They count as if the template had written them."""
 
 
 class NearDuplicates(Enum):
@@ -127,6 +138,15 @@ class OnLossSpike(Enum):
     """Leave the weights as they are and go on; the rows are named in metrics.jsonl."""
     stop = "stop"
     """End the run before the step changes the weights."""
+
+
+class OnSaveError(Enum):
+    """What becomes of a run that cannot save: a full disk, a folder that cannot be written to."""
+
+    stop = "stop"
+    """End the run; the last good checkpoint stays."""
+    warn = "warn"
+    """Say so and go on; the last good checkpoint stays, and the next save is tried."""
 
 
 class MergeBase(Enum):
@@ -349,6 +369,8 @@ class DataConfig:
     """What becomes of a row longer than `training.max_length`: split, truncate or drop."""
     loss_on: LossOn = LossOn.all_turns
     """Which assistant turns of a chat carry loss: all_turns or last_turn."""
+    control_tokens: ControlTokens = ControlTokens.text
+    """What becomes of control tokens such as `<|im_end|>` in the text of chats: text, reject or allow."""
     near_duplicates: NearDuplicates = NearDuplicates.drop
     """What becomes of rows that nearly repeat another one: drop, report or ignore."""
     near_duplicate_similarity: float = 0.85
@@ -468,9 +490,10 @@ class TrainingConfig:
     max_length: int = MISSING
     """Longest document in tokens; longer costs memory."""
     micro_batch_tokens: int = MISSING
-    """Tokens per forward pass and process, at least max_length; more costs memory."""
+    """Most tokens per forward pass and process, at least the longest row; more costs memory. Changes speed and memory
+    only: what a step learns from is the same. Halved by itself where memory turns out too small."""
     batch_tokens: int = MISSING
-    """Tokens per optimizer step over all processes, at least one micro-batch for each."""
+    """Most tokens per optimizer step over all processes, at least one row of max_length for each."""
     packing: bool = True
     """Put several documents into one row; attention never crosses from one to another."""
     schedule: Schedule = Schedule.cosine
@@ -499,6 +522,8 @@ class TrainingConfig:
     """Stop after so many measurements without a better validation loss; None never stops early."""
     on_loss_spike: OnLossSpike = OnLossSpike.warn
     """A step's loss far (6 standard deviations of the last 128 steps) above them: `warn`, `skip` it, or `stop`."""
+    on_save_error: OnSaveError = OnSaveError.stop
+    """A checkpoint cannot be written: `stop` the run, or `warn` and go on; either way the last good one stays."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
@@ -597,6 +622,16 @@ class TrackingConfig:
     """The tracker's project."""
 
 
+FINGERPRINTED = ("seed", "model", "quantization", "adapter", "data", "training")
+"""What decides the adapter; evaluation, export and tracking may change in a finished run."""
+
+CONTENTS = (
+    *("data.train", "data.validation", "data.test"),
+    *("model.weights", "model.config", "model.tokenizer", "model.chat_template", "adapter.weights", "num_processes"),
+)
+"""What else decides it: the contents behind the options, as a resumed run compares them."""
+
+
 class Sharding(Enum):
     """What several GPUs hold of the model."""
 
@@ -648,10 +683,13 @@ class RunConfig:
     """The run folder."""
     resume: bool = False
     """Go on with what the run folder holds."""
+    resume_changes: list[str] = field(default_factory=list)
+    """What may differ from the run that is resumed, by name: options (`training.learning_rate`), contents
+    (`data.train`, `model.weights`, …) or whole sections (`data`). The steps that are left follow the new values."""
     overwrite: bool = False
     """Delete the run that the folder holds, and start again."""
     offline: bool = False
-    """Never ask the hub; use local folders and what was downloaded before."""
+    """Close the network for this run; use local folders and what was downloaded before."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -678,6 +716,7 @@ class RunConfig:
             yield from section.problems()
         if not 0 <= self.seed < 2**32:
             yield f"seed: {self.seed} is not in [0, 2^32)"
+        yield from self._problems_of_changes()
         if self.resume and self.overwrite:
             yield "resume and overwrite are both true; choose one"
         if self.adapter.method is AdapterMethod.pissa and self.quantization.method is not QuantizationMethod.none:
@@ -692,6 +731,18 @@ class RunConfig:
             )
         if self.tracking.mode is TrackingMode.online and self.offline:
             yield "tracking.mode=online contradicts offline=true"
+
+    def _problems_of_changes(self) -> Iterator[str]:
+        if self.resume_changes and not self.resume:
+            yield "resume_changes: names what may differ from the run that is resumed, so it needs resume=true"
+        for name in self.resume_changes:
+            section, _, rest = name.partition(".")
+            options = getattr(self, section, None) if section in FINGERPRINTED else None
+            known = [f"{section}.{f.name}" for f in fields(options)] if is_dataclass(options) else []
+            is_option = options is not None and (not rest or f"{section}.{rest.partition('.')[0]}" in known)
+            if not is_option and name not in CONTENTS:
+                nearest = did_you_mean(name, [*FINGERPRINTED, *CONTENTS, *known])
+                yield f"resume_changes: {name!r} decides nothing.{nearest}"
 
 
 def _at_least(key: str, value: int, least: int) -> Iterator[str]:

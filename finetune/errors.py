@@ -6,10 +6,13 @@
     ├── DataError (exit 2)
     ├── ModelError (exit 2)
     ├── RunExists (exit 2)
+    │   └── UnfinishedRun
     ├── CheckpointError
     ├── ExportError
+    ├── NetworkForbidden (also a ConnectionError, so that libraries use what they have on disk)
     ├── TrainingError
     └── ResourceError
+        └── SaveError
 
 A message says what is wrong with the value seen, where it stands, and what to do about it.
 """
@@ -25,6 +28,8 @@ class FinetuneError(Exception):
     """Base of all errors that are shown to the user in one line; `exit_code` ends the process."""
 
     exit_code = EXIT_FAILED
+    can_resume = False
+    """Whether the same command with `resume=true` goes on; the last line then says so."""
 
 
 class ConfigError(FinetuneError):
@@ -55,6 +60,12 @@ class RunExists(FinetuneError):
     exit_code = EXIT_MISTAKE
 
 
+class UnfinishedRun(RunExists):
+    """The run folder holds this very run, and `resume=true` is all that is missing."""
+
+    can_resume = True
+
+
 class CheckpointError(FinetuneError):
     """A checkpoint is damaged or does not fit the run."""
 
@@ -63,12 +74,22 @@ class ExportError(FinetuneError):
     """An exported file could not be written, or is not the model that was trained."""
 
 
+class NetworkForbidden(FinetuneError, ConnectionError):
+    """Something asked for the network although `offline=true`."""
+
+
 class TrainingError(FinetuneError):
     """The training itself went wrong: a loss that is no number, a gradient that vanished."""
 
 
 class ResourceError(FinetuneError):
     """Too little memory, disk or another resource of the machine."""
+
+
+class SaveError(ResourceError):
+    """A checkpoint or the adapter could not be written; what was saved before is whole."""
+
+    can_resume = True
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from finetune.secrets import redact
+
 _NOISY = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "httpx", "torch", "filelock")
 
 
@@ -23,10 +25,17 @@ def is_logging_set_up() -> bool:
     return bool(logging.getLogger("finetune").handlers)
 
 
+class _Redacting(logging.Formatter):
+    """Writes messages and tracebacks without the secrets that they may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 def set_up_logging(*, verbose: bool = False) -> None:
     """Send this package's messages to standard error; other libraries speak of errors only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Redacting("%(message)s"))
     own = logging.getLogger("finetune")
     own.handlers[:] = [handler]
     own.propagate = False
@@ -40,7 +49,7 @@ def set_up_logging(*, verbose: bool = False) -> None:
 
 
 def quiet_libraries() -> None:
-    """Turn off telemetry, progress bars and advice of the libraries below; call before they are imported."""
+    """Turn off telemetry, code from the hub, progress bars and advice of the libraries below; before their import."""
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DISABLE_TELEMETRY": "1",
@@ -60,6 +69,11 @@ def quiet_libraries() -> None:
         "MALLOC_TRIM_THRESHOLD_": "4294967296",
     }.items():
         os.environ.setdefault(name, value)
+    # bitsandbytes and transformers would fetch native code from the hub by this package, where it is installed.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    imported_before = sys.modules.get("huggingface_hub.constants")
+    if imported_before is not None:
+        vars(imported_before)["HF_HUB_DISABLE_TELEMETRY"] = True
 
 
 def megabytes(num_bytes: float) -> str:

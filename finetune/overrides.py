@@ -91,9 +91,6 @@ def check(overrides: Iterable[Override], *, sweep: bool = False) -> list[Overrid
     problems = [f"recipe is given twice ({named[0]} and {named[1]}); choose one"] if len(named) > 1 else []
     checked: list[Override] = []
     for override in overrides:
-        if override.key.startswith(("hydra.", "hydra/")):
-            checked.append(override)
-            continue
         value, problem = _check_one(override, types, sweep)
         if problem:
             problems.append(problem)
@@ -111,15 +108,22 @@ def _check_one(override: Override, types: Mapping[str, Any], sweep: bool) -> tup
         return value, _check_group(key, value, sweep)
     if key == "data.sources":
         return value, ""
+    if key.partition(".")[0].partition("/")[0].partition("@")[0] == "hydra":
+        return value, f"{key}: Hydra's own settings are fixed; a run is described by the options of inspect alone"
     if key not in types:
-        return value, f"{key}: there is no such option.{_nearest_key(key, types)}"
+        return value, f"{key}: there is no such option.{nearest_key(key, types)}"
     kind = types[key]
+    literal = _without_none(kind) is str and not (sweep and "," in value)
+    foreign = [] if literal else [name for name in re.findall(r"\$\{([^${}]*)", value) if name not in types]
+    if foreign:
+        return value, f"{key}: only ${{key}} of a known option is worked out, not ${{{foreign[0][:60]}}}"
     if sweep and "," in value and get_origin(_without_none(kind)) is not list:
         return value, ""
     return _check_value(key, value, kind)
 
 
-def _nearest_key(key: str, types: Mapping[str, Any]) -> str:
+def nearest_key(key: str, types: Mapping[str, Any]) -> str:
+    """Say which known keys a misspelt one may stand for, as a clause that starts with a space."""
     section, _, name = key.rpartition(".")
     beside = [known for known in types if known.startswith(f"{section}.")] if section in types else []
     near = [f"{section}.{word}" for word in difflib.get_close_matches(name, [k.rpartition(".")[2] for k in beside])]
@@ -148,7 +152,7 @@ def _check_value(key: str, value: str, kind: Any) -> tuple[str, str]:
     if value == "null" and inner is not kind:
         return value, ""
     if inner is str:
-        return _quote(value), ""
+        return quote(value), ""
     if "${" in value or is_dataclass(inner):
         return value, ""
     if get_origin(inner) is list:
@@ -162,7 +166,7 @@ def _check_list(key: str, value: str, element: Any) -> tuple[str, str]:
     text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     items = [_unquoted(item.strip()) for item in text.split(",") if item.strip()]
     problems = [problem for item in items if (problem := _scalar_problem(key, item, element))]
-    quoted = [_quote(item) if element is str else item for item in items]
+    quoted = [quote(item) if element is str else item for item in items]
     return f"[{','.join(quoted)}]", "; ".join(problems)
 
 
@@ -186,7 +190,7 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
     """Write `value` as a quoted string of Hydra's grammar; only `${key}` of a known key stays an interpolation."""
     known = schema_types()
 

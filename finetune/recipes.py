@@ -1,11 +1,14 @@
 """Finds recipes: the folder named by FINETUNE_RECIPES, then the project's own; called by `compose` and `__main__`."""
 
 import os
+import re
 from pathlib import Path
 
-from finetune.errors import ConfigError, RecipeNotFound, did_you_mean, one_line
+from finetune.errors import ConfigError, RecipeNotFound, did_you_mean
+from finetune.recipe_content import read_recipe
 
 USER_FOLDER_VARIABLE = "FINETUNE_RECIPES"
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 def bundled_root() -> Path:
@@ -61,9 +64,11 @@ def find_recipe(name: str) -> Path:
 
 def recipe_summary(path: Path) -> str:
     """Return the first comment line of a recipe, which says what it is for."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    with path.open(encoding="utf-8", errors="replace") as file:
+        beginning = file.read(10_000)
+    for line in beginning.splitlines():
         if line.startswith("#"):
-            return line.lstrip("# ").rstrip()
+            return "".join(character for character in line.lstrip("# ").rstrip() if character.isprintable())
     return ""
 
 
@@ -71,17 +76,13 @@ def register_recipe(path: Path) -> str:
     """Make one recipe known to Hydra as option of the group `recipe`; returns its name.
 
     Raises:
-        ConfigError: the file is no YAML, or no mapping.
+        ConfigError: the file is no recipe (see `read_recipe`), or its name would mean something to Hydra.
     """
-    import yaml
     from hydra.core.config_store import ConfigStore
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path.name}: not valid YAML: {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"recipe {path.name}: must be a mapping such as 'training: {{num_epochs: 2}}'")
+    if not _NAME.fullmatch(path.stem):
+        raise ConfigError(f"recipe {path.name!r}: rename the file; letters, digits, '.', '_' and '-' alone are taken")
+    content = read_recipe(path)
     content["recipe"] = path.stem
     ConfigStore.instance().store(group="recipe", name=path.stem, node=content, package="_global_")
     return path.stem

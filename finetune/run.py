@@ -1,31 +1,41 @@
 """The run folder: its names, whose it is, and files written whole or not at all; called by the jobs."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from finetune.config import RunConfig
-from finetune.errors import RunExists
-
-FINGERPRINTED = ("seed", "model", "quantization", "adapter", "data", "training")
-"""What decides the adapter; evaluation, export and tracking may change in a finished run."""
-_WITHOUT_EFFECT = {
-    "data": ("cache", "cache_dir", "contamination_paths", "contamination_words", "max_contaminated_share")
-}
-"""Options of these sections that leave the adapter as it is."""
+from finetune.errors import RunExists, UnfinishedRun
+from finetune.fingerprint import (
+    Change,
+    Contents,
+    content_changes,
+    fingerprint,
+    listed,
+    option_changes,
+    plain_config,
+)
+from finetune.holding import hold
+from finetune.placing import recover, recover_all
 
 _OWN_FILES = ("config.yaml", "versions.json", "metrics.jsonl", "report.html", "README.md")
 _OWN_FOLDERS = ("checkpoints", "adapter", "evaluation", "export", "tracking")
+_OWN_DATA_FILES = ("ledger.json", "rejected.jsonl", "preview.html", "golden.json")
+_DELETION = ".config.yaml.deleted"
+"""Stands for config.yaml while a run is deleted, so that a kill meanwhile leaves a folder that is known as ours."""
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:\d+|partial|previous|new)")
+"""Name of a file or folder that was being written when the process was killed."""
 _PACKAGES = (
+    "finetune",
     "torch",
     "transformers",
     "trl",
@@ -125,74 +135,82 @@ class RunFolder:
         return (self.adapter / "adapter_model.safetensors").is_file()
 
 
-def plain(value: Any) -> Any:
-    """Return configuration values as JSON and YAML know them: enums by name, dataclasses as mappings."""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value
-
-
-def plain_config(config: RunConfig) -> dict[str, Any]:
-    """Return the whole configuration as nested plain values."""
-    return plain(asdict(config))
-
-
-def fingerprint(config: RunConfig) -> str:
-    """Return the SHA-256 of all that decides the adapter, in hexadecimal."""
-    covered = {name: _deciding(name, plain_config(config)[name]) for name in FINGERPRINTED}
-    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-
-
-def _deciding(section: str, value: Any) -> Any:
-    """Leave out what has no effect on the adapter."""
-    if not isinstance(value, dict):
-        return value
-    return {key: inner for key, inner in value.items() if key not in _WITHOUT_EFFECT.get(section, ())}
-
-
 def open_folder(config: RunConfig) -> tuple[RunFolder, RunState]:
-    """Decide whose folder `config.output_dir` is; nothing is written, but an overwritten run is deleted.
+    """Decide whose folder `config.output_dir` is; nothing is written or deleted.
 
     Raises:
-        RunExists: it belongs to another configuration, to no run at all, or to this one without `resume=true`.
+        RunExists: it belongs to another configuration or to no run at all.
+        UnfinishedRun: it belongs to this one, and `resume=true` is not given.
     """
     folder = RunFolder(Path(config.output_dir).absolute())
     if folder.path.exists() and not folder.path.is_dir():
         raise RunExists(f"output_dir: {config.output_dir} is a file; choose a folder")
     found = sorted(item.name for item in folder.path.iterdir()) if folder.path.is_dir() else []
-    if not set(found) - {"data"}:
+    others = [name for name in found if name not in ("data", _DELETION) and not _is_leftover(name)]
+    if not others or (_DELETION in found and "config.yaml" not in found):
         return folder, RunState.new
     if "config.yaml" not in found:
         raise RunExists(
-            f"output_dir: {config.output_dir} is not empty and holds no run (found {', '.join(found[:5])}); "
+            f"output_dir: {config.output_dir} is not empty and holds no run (found {', '.join(others[:5])}); "
             "choose another folder with output_dir=…"
         )
     if config.overwrite:
-        delete_run(folder)
         return folder, RunState.new
-    changed = list(changes(folder, config))
-    if changed:
-        raise RunExists(
-            f"output_dir: {config.output_dir} holds a run of another configuration ({'; '.join(changed[:6])}); "
-            "choose another folder with output_dir=…, or delete that run with overwrite=true"
-        )
     state = RunState.trained if folder.is_trained else RunState.unfinished
+    refuse_changes(folder, config, list(option_changes(stored_config(folder), config)))
     if not config.resume:
-        done = "is complete" if state is RunState.trained else "was not finished"
-        raise RunExists(
+        done = "is complete" if state is RunState.trained else f"was not finished ({_progress(folder)})"
+        raise UnfinishedRun(
             f"output_dir: the run in {config.output_dir} {done}; add resume=true to do what is missing, "
             "or overwrite=true to start again"
         )
     return folder, state
 
 
+def _progress(folder: RunFolder) -> str:
+    newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    return f"its newest checkpoint is {newest}" if newest else "it has no checkpoint"
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether this name of the run folder is one of ours that a killed process left."""
+    found = _LEFTOVER.fullmatch(name)
+    return found is not None and found["name"] in (*_OWN_FILES, *_OWN_FOLDERS)
+
+
+def refuse_changes(folder: RunFolder, config: RunConfig, changes: Sequence[Change]) -> None:
+    """Refuse to go on where something differs that decides the adapter, unless the change is named as wanted.
+
+    Raises:
+        RunExists: naming each such field, old and new.
+    """
+    refused = [change for change in changes if not change.is_named(config.resume_changes)]
+    if refused and not folder.is_trained:
+        names = ",".join(change.field for change in refused)
+        raise RunExists(
+            f"output_dir: {config.output_dir} holds a run of another configuration ({listed(refused)}); choose another "
+            "folder with output_dir=…, delete that run with overwrite=true, or go on with the changed values by "
+            f"resume=true resume_changes=[{names}]"
+        )
+    if changes and folder.is_trained:
+        raise RunExists(
+            f"output_dir: {config.output_dir} holds a finished run of another configuration ({listed(changes)}); "
+            "choose another folder with output_dir=…, or delete that run with overwrite=true"
+        )
+
+
 def is_run(config: RunConfig) -> bool:
     """Whether the run folder holds a run."""
     return RunFolder(Path(config.output_dir).absolute()).config.is_file()
+
+
+def refuse_changed_contents(folder: RunFolder, config: RunConfig, contents: Contents) -> None:
+    """Refuse rows, base model, tokenizer or template other than those that the run in the folder was begun with.
+
+    Raises:
+        RunExists: naming each that differs, unless the run is unfinished and the change is named as wanted.
+    """
+    refuse_changes(folder, config, list(content_changes(stored_config(folder), contents)))
 
 
 def existing_folder(config: RunConfig) -> RunFolder:
@@ -204,10 +222,10 @@ def existing_folder(config: RunConfig) -> RunFolder:
     folder = RunFolder(Path(config.output_dir).absolute())
     if not folder.config.is_file():
         raise RunExists(f"output_dir: there is no run in {config.output_dir}; train first, or name its output_dir=…")
-    changed = list(changes(folder, config))
+    changed = list(option_changes(stored_config(folder), config))
     if changed:
         raise RunExists(
-            f"output_dir: the run in {config.output_dir} has another configuration ({'; '.join(changed[:6])}); "
+            f"output_dir: the run in {config.output_dir} has another configuration ({listed(changed)}); "
             "give the same recipe and overrides as for training"
         )
     if not folder.is_trained:
@@ -232,35 +250,36 @@ def stored_config(folder: RunFolder) -> dict[str, Any]:
     return stored
 
 
-def changes(folder: RunFolder, config: RunConfig) -> Iterator[str]:
-    """Name each field that differs between the run in the folder and `config`, old and new."""
-    old, new = stored_config(folder), plain_config(config)
-    for section in FINGERPRINTED:
-        before = dict(_flat(section, _deciding(section, old.get(section))))
-        after = dict(_flat(section, _deciding(section, new[section])))
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                yield f"{key}: {before.get(key)} there, {after.get(key)} here"
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}", inner)
-    else:
-        yield prefix, value
-
-
 def delete_run(folder: RunFolder) -> None:
-    """Delete the files of the run-folder contract, and nothing else that may lie beside them."""
+    """Delete the files of the run-folder contract, and nothing else that may lie beside them.
+
+    The folder stays known as ours until `start_folder` has written another configuration into it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        folder.config.replace(folder.path / _DELETION)
     for name in _OWN_FOLDERS:
         shutil.rmtree(folder.path / name, ignore_errors=True)
     for name in _OWN_FILES:
         (folder.path / name).unlink(missing_ok=True)
-    for path in (folder.ledger, folder.rejected, folder.preview):
-        path.unlink(missing_ok=True)
+    for name in _OWN_DATA_FILES:
+        (folder.ledger.parent / name).unlink(missing_ok=True)
+    remove_leftovers(folder)
     with contextlib.suppress(OSError):
         folder.ledger.parent.rmdir()
+
+
+def remove_leftovers(folder: RunFolder) -> None:
+    """Delete what killed processes left half-written, and put back what they had moved away."""
+    for name in (*_OWN_FOLDERS, *_OWN_FILES):
+        recover(folder.path / name)
+    for path in (folder.checkpoints, folder.export, folder.export / "gguf"):
+        recover_all(path)
+    names = {folder.path: _OWN_FILES, folder.ledger.parent: _OWN_DATA_FILES}
+    for path in (*names, folder.items.parent, folder.export):
+        for leftover in path.glob(".*"):
+            found = _LEFTOVER.fullmatch(leftover.name)
+            if found is not None and leftover.is_file() and found["name"] in names.get(path, (found["name"],)):
+                leftover.unlink(missing_ok=True)
 
 
 def make_private(folder: RunFolder) -> None:
@@ -269,17 +288,40 @@ def make_private(folder: RunFolder) -> None:
     folder.path.chmod(0o700)
 
 
-def start_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Create the folder, readable by its owner alone, and write the configuration into it."""
+def start_folder(folder: RunFolder, config: RunConfig, contents: Contents | None = None) -> None:
+    """Create the folder, readable by its owner alone, and write the configuration into it.
+
+    What another run left is deleted (`overwrite=true`), what a killed process left is cleared away.
+
+    Raises:
+        RunExists: another process is at work in it, or the run in it was begun with other contents, and the change is
+            not named as wanted.
+    """
     import yaml
 
     make_private(folder)
-    content = {"fingerprint": fingerprint(config), **plain_config(config)}
-    write_text(folder.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    if not hold(folder.path):
+        raise RunExists(
+            f"output_dir: another process is training in {config.output_dir}; wait for it, end it, or choose another "
+            "output_dir=…"
+        )
+    stored = stored_config(folder) if folder.config.is_file() and not config.overwrite else {}
+    changes = [*option_changes(stored, config), *content_changes(stored, contents or {})] if stored else []
+    refuse_changes(folder, config, changes)
+    if config.overwrite or ((folder.path / _DELETION).exists() and not folder.config.exists()):
+        delete_run(folder)
+    remove_leftovers(folder)
+    content = {"fingerprint": fingerprint(config, contents), "contents": dict(contents or {}), **plain_config(config)}
+    history = [*stored.get("changed", []), *map(str, changes)]
+    write_text(folder.config, yaml.safe_dump(content | {"changed": history}, sort_keys=False, allow_unicode=True))
+    (folder.path / _DELETION).unlink(missing_ok=True)
 
 
-def write_versions(folder: RunFolder, *, device: str, dtype: str, reason: str, seed: int) -> None:
-    """Write what a later reader needs to repeat the run: packages, machine, device, seed."""
+def write_versions(folder: RunFolder, *, device: str, dtype: str, reason: str, seed: int) -> list[Change]:
+    """Write what a later reader needs to repeat the run: packages, machine, device, seed.
+
+    Returns what differs from the run that is resumed: it is no reason to refuse it.
+    """
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
     content = {
         "python": platform.python_version(),
@@ -291,7 +333,14 @@ def write_versions(folder: RunFolder, *, device: str, dtype: str, reason: str, s
         "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
     }
+    before = _flat_versions(read_json(folder.versions)) if folder.versions.is_file() else {}
     write_json(folder.versions, content)
+    after = _flat_versions(content)
+    return [Change(name, before[name], after[name]) for name in after if name in before and before[name] != after[name]]
+
+
+def _flat_versions(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: content.get(name) for name in ("python", "device", "dtype")} | content.get("packages", {})
 
 
 def _installed(name: str) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from .bar_table import choose_bars, pytest_addoption, pytest_configure  # noqa: F401
+from .few_cases import send_on
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -21,6 +24,12 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    send_on(items)
+    choose_bars(config, items)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ def test_the_seven_recipes_are_there() -> None:
     assert named <= set(RECIPES)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_with_its_own_and_the_embedded_model(recipe: str) -> None:
     own, embedded = load_config(recipe), load_config(recipe, "model=embedded")
@@ -38,6 +39,7 @@ def test_a_recipe_says_what_for_memory_and_command(recipe: str) -> None:
     assert "Memory:" in text and "Expected:" in text and f"recipe={recipe}" in text
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_composes(model: str) -> None:
     config = load_config("legal_qlora", f"model={model}")

@@ -12,7 +12,7 @@ import pytest
 
 from finetune.__main__ import COMMANDS
 from finetune.compose import load_config, prepare_overrides
-from finetune.config import METRICS, DataFormat
+from finetune.config import CONTENTS, METRICS, DataFormat
 from finetune.data.check import REASONS, Ledger
 from finetune.evaluation.wording import VERDICT_NAMES
 from finetune.overrides import CONF_DIR, GROUPS, schema_types
@@ -119,7 +119,7 @@ def test_named_files_and_options_exist(page: Path) -> None:
         option = re.match(rf"(?P<key>(?:{'|'.join(GROUPS)})\.[a-z_.]+)(?:=|$)", span)
         if path and not (ROOT / path[0]).exists():
             wrong.append(span)
-        if option and option["key"] not in schema_types():
+        if option and option["key"] not in (*schema_types(), *CONTENTS):
             wrong.append(span)
     assert not wrong
 
@@ -145,6 +145,7 @@ def words_of_adapter(words: list[str]) -> bool:
     return any(word.startswith("adapter.path=") for word in words)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("command", EXAMPLE_COMMANDS)
 def test_quoted_command_composes(command: str, example_recipes: Path) -> None:
     words = [word for word in shlex.split(command) if word != "--help"]

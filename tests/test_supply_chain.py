@@ -54,6 +54,7 @@ def make_wheel(folder: Path, content: str) -> Path:
     return path
 
 
+@pytest.mark.bar("S13")
 def test_every_pin_has_hashes() -> None:
     assert find_lock() == LOCK
     pins = read_lock(LOCK)
@@ -62,6 +63,7 @@ def test_every_pin_has_hashes() -> None:
     assert {name: version for name, version in pins.items() if name != "torch"} == hashed
 
 
+@pytest.mark.bar("S13")
 @pytest.mark.slow
 def test_an_archive_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     """With the options that scripts/setup gives to pip."""
@@ -113,6 +115,7 @@ def test_the_lock_follows_requirements_through_what_is_installed(monkeypatch: py
     ]  # fmt: skip
 
 
+@pytest.mark.bar("S13")
 @pytest.mark.slow
 def test_bill_of_materials(tmp_path: Path) -> None:
     pytest.importorskip("cyclonedx")

@@ -58,6 +58,8 @@ class TokenCounts:
     """Rows that gave at least one example."""
     rows_with_end: int = 0
     """Of them, rows whose end token carries loss, so that the model learns to stop."""
+    control_token_rows: int = 0
+    """Chats whose texts write control tokens such as `<|im_end|>`, encoded as text."""
     lengths: dict[str, int] = field(default_factory=dict)
     """Rows by tokens before anything was shortened or cut; the key is the bin's upper end, a power of two."""
 
@@ -216,6 +218,7 @@ class Ledger:
             "answer_tokens_lost_share": round(counts.lost_share, 6),
             "shortened_prompts": counts.shortened_prompts,
             "continued_answers": counts.continued_answers,
+            "control_token_rows": counts.control_token_rows,
             "prompt_tokens_removed": counts.prompt_tokens_removed,
             "end_token_supervised_share": round(counts.rows_with_end / counts.rows, 6) if counts.rows else None,
             "lengths": {key: counts.lengths[key] for key in sorted(counts.lengths, key=int)},

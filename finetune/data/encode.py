@@ -4,10 +4,12 @@ Offsets are half-open character ranges of the text that was tokenised.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
+from finetune.config import ControlTokens
 from finetune.data.align import has_gaps, realign
+from finetune.data.rendering.control_tokens import Guard, guard_of, policy_of
 from finetune.data.rendering.render import RenderedChat, RenderProblem, Template, render_chat, render_text, template_of
 from finetune.data.rendering.spans import Span, mask_of, text_ends
 from finetune.data.turn_text import calls_text
@@ -75,6 +77,10 @@ def render_prompt_ids(messages: Sequence[Message], tools: str | None, tokenizer:
     A prefix of the ids of the whole conversation, where template and tokenizer allow: no token may span the opening
     and the answer (with the templates of this package none does, unless the answer begins with white space).
     """
+    guard = guard_of(tokenizer)
+    if guard is not None and guard.found_in_chat(messages, tools):
+        messages, tools = _shielded(messages, tools, guard, tokenizer)
+        return guard.encode(render_text(messages, tools, template_of(tokenizer), add_generation_prompt=True))[0]
     text = render_text(messages, tools, template_of(tokenizer), add_generation_prompt=True)
     return encode_texts([text], tokenizer, add_special_tokens=False)[0][0]
 
@@ -90,7 +96,13 @@ def encode(
     if chats is None:
         chats = render_all(conversations, tokenizer, last_turn_only=last_turn_only)
     result: dict[int, Encoded] = {}
-    written = {number: chat for number, chat in enumerate(chats) if chat is not None}
+    for number, chat in enumerate(chats):
+        if chat is not None and chat.encoded is not None:
+            ids, offsets = chat.encoded
+            mask = mask_of(offsets, chat.answers)
+            mask[:1] = [False] * len(mask[:1])
+            result[number] = Encoded(conversations[number], chat.text, ids, offsets, mask, chat)
+    written = {number: chat for number, chat in enumerate(chats) if chat is not None and number not in result}
     words = word_encoder(tokenizer) if written and getattr(tokenizer, "is_fast", False) else None
     if words is not None:
         found = words.encode([chat.text for chat in written.values()], [chat.answers for chat in written.values()])
@@ -134,6 +146,7 @@ def render_all(
         ModelError, RenderProblem: see `render_chat`; the message names the row.
     """
     template: Template | None = None
+    guard = guard_of(tokenizer)
     rendered: list[RenderedChat | None] = []
     for row in conversations:
         if row.text is not None:
@@ -141,10 +154,28 @@ def render_all(
             continue
         template = template or template_of(tokenizer)
         try:
-            rendered.append(render_chat(row.messages, row.tools, template, last_turn_only=last_turn_only))
+            if guard is not None and guard.found_in_chat(row.messages, row.tools):
+                rendered.append(_render_guarded(row, template, guard, last_turn_only=last_turn_only))
+            else:
+                rendered.append(render_chat(row.messages, row.tools, template, last_turn_only=last_turn_only))
         except (ModelError, RenderProblem) as problem:
             raise type(problem)(f"{row.source}: {problem}") from problem
     return rendered
+
+
+def _render_guarded(row: Conversation, template: Template, guard: Guard, *, last_turn_only: bool) -> RenderedChat:
+    """Render and tokenise a chat that writes control tokens in its texts."""
+    messages, tools = _shielded(row.messages, row.tools, guard, template.tokenizer)
+    chat = render_chat(messages, tools, template, last_turn_only=last_turn_only)
+    return replace(chat, text=guard.unshield(chat.text), encoded=guard.encode(chat.text))
+
+
+def _shielded(
+    messages: Sequence[Message], tools: str | None, guard: Guard, tokenizer: Any
+) -> tuple[tuple[Message, ...], str | None]:
+    if policy_of(tokenizer) is ControlTokens.reject:
+        raise RenderProblem("the row writes control tokens of the model (data.control_tokens=reject)")
+    return guard.shield(messages, tools)
 
 
 def encode_texts(

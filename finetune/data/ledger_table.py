@@ -73,6 +73,11 @@ def _tokens(ledger: Mapping[str, Any]) -> Iterator[str]:
     if ledger["shortened_prompts"]:
         removed = ledger["prompt_tokens_removed"]
         yield f"  {ledger['shortened_prompts']:,} prompts shortened by {removed:,} tokens in all"
+    if ledger["control_token_rows"]:
+        yield (
+            f"  {ledger['control_token_rows']:,} chats write control tokens (<|im_end|> and the like), which are "
+            "taken as text (data.control_tokens)"
+        )
     if ledger["continued_answers"]:
         yield f"  {ledger['continued_answers']:,} long answers go on in further examples that repeat the prompt"
     if ledger["truncated_rows"] or tokens["truncated"]:

@@ -18,6 +18,7 @@ from finetune.data.check import PHRASES, Ledger, TokenCounts
 from finetune.data.encode import encode, render_all, render_prompt_ids, tokenize_conversation
 from finetune.data.examples import Examples, ExampleWriter
 from finetune.data.fit import fit, fit_encoded
+from finetune.data.rendering.control_tokens import policy_of
 from finetune.data.rendering.render import RenderedChat, RenderProblem
 from finetune.data.rows import rejection_of
 from finetune.data.store import Conversations, in_chunks
@@ -69,7 +70,12 @@ def tokenize_split(
             rows are unusable than `data.max_rejected_share` allows.
         ModelError: see `tokenize_conversation`.
     """
-    options = {"max_length": max_length, "last_turn_only": last_turn_only, "long": long.name}
+    options = {
+        "max_length": max_length,
+        "last_turn_only": last_turn_only,
+        "long": long.name,
+        "control_tokens": policy_of(tokenizer).name,
+    }
     key = cache_key(conversations, tokenizer, options) if cache_dir is not None else ""
     stored = open_entry(cache_dir, key) if cache_dir is not None else None
     if cache_dir is not None and stored is not None:
@@ -125,6 +131,7 @@ def _tokenize(
                 encoded, tokenizer, max_length, outcome.counts, last_turn_only=last_turn_only, long=long
             )
             num_tokens = len(encoded.input_ids)
+            outcome.counts.control_token_rows += encoded.chat is not None and encoded.chat.encoded is not None
             if not found and long is LongRows.drop and num_tokens > max_length:
                 detail = f"{num_tokens:,} tokens, more than training.max_length={max_length} (data.long=drop)"
                 outcome.reject(encoded.conversation, "too_long", detail, label)

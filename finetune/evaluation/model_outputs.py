@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from finetune.errors import ModelError, one_line
+from finetune.headers.safetensors import check_safetensors_folder
 
 _KL_ROWS = 64
 """Positions whose probabilities are held at once."""
@@ -59,6 +60,7 @@ def plain_model(
     from transformers import AutoModelForCausalLM
 
     try:
+        check_safetensors_folder(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype="auto",

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from finetune.evaluation.batching import make_batches, track
+from finetune.evaluation.batching import Fitting, make_batches, track
 from finetune.model.llama_cpp import LlamaCpp
 from finetune.records import Example
 
@@ -60,12 +60,17 @@ def score_examples(
     shared = _same_prompt(examples, batch_tokens) if _can_share(model) else []
     alone = sorted(set(range(len(examples))).difference(*shared))
     batches = [[alone[place] for place in batch] for batch in make_batches([lengths[at] for at in alone], batch_tokens)]
+    fitting = Fitting()
     with _evaluating(model):
         for number, batch in enumerate(track([*batches, *shared], len(examples), progress)):
-            rows = [examples[index] for index in batch]
-            found = (_score_batch if number < len(batches) else _score_after_prompt)(model, rows, pad_token_id)
-            for index, score in zip(batch, found, strict=True):
-                scores[index] = score
+            score = _score_batch if number < len(batches) else _score_after_prompt
+
+            def work(part: Sequence[int], score: Any = score) -> list[AnswerScore]:
+                return score(model, [examples[index] for index in part], pad_token_id)
+
+            found = fitting.run(batch, work)
+            for index, found_score in zip(batch, found, strict=True):
+                scores[index] = found_score
     return scores
 
 
@@ -92,10 +97,14 @@ def generate_greedy(
         return [_decoded(tokenizer, tokens, eos_token_ids) for tokens in found]
     answers = [""] * len(prompts)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+
+    def work(part: Sequence[int]) -> list[list[int]]:
+        return _generate_batch(model, [prompts[index] for index in part], max_new_tokens).tolist()
+
+    fitting = Fitting()
     with _evaluating(model), _plain_generation(unwrap(model), eos_token_ids, _pad_token_id(tokenizer, eos_token_ids)):
         for batch in track(make_batches(lengths, batch_tokens), len(prompts), progress):
-            new_ids_BT = _generate_batch(model, [prompts[index] for index in batch], max_new_tokens)
-            for index, new_ids in zip(batch, new_ids_BT.tolist(), strict=True):
+            for index, new_ids in zip(batch, fitting.run(batch, work), strict=True):
                 answers[index] = _decoded(tokenizer, new_ids, eos_token_ids)
     return answers
 

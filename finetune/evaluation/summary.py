@@ -14,6 +14,7 @@ from finetune.errors import DataError
 from finetune.evaluation import statistics
 from finetune.evaluation.metrics import BASE, HIGHER_IS_BETTER, MAJORITY, TUNED
 from finetune.records import Comparison, Estimate, EvaluationResult, ItemScore, MetricResult
+from finetune.run import write_text
 
 
 def summarise(
@@ -99,7 +100,7 @@ def summary_from_json(summary: Mapping[str, Any]) -> EvaluationResult:
 def write_items(path: Path, items: Sequence[ItemScore]) -> None:
     """Write the item table, one JSON object a line."""
     lines = (json.dumps(asdict(item), ensure_ascii=False, allow_nan=False) + "\n" for item in items)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def read_items(path: Path) -> list[ItemScore]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.data.rendering.bounds import bounded
+
 HARD_TEXTS = (
     "The quick brown fox, 1234567890 times: don't, won't, I'LL!",
     "  leading,   inner    and trailing spaces   \n\n\ttabs\t\tand\r\nreturns\n",
@@ -69,8 +71,9 @@ def _rendered(
 ) -> str | None:
     """Render messages, or None where the template has none of it (no template, no system role)."""
     try:
-        return tokenizer.apply_chat_template(
-            list(messages), chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        with bounded():
+            return tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
     except Exception:  # templates raise their own errors for roles that they do not know
         return None

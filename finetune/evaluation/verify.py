@@ -20,6 +20,7 @@ from finetune.errors import ExportError, ModelError, ResourceError, one_line
 from finetune.evaluation.model_outputs import greedy_tokens, kl_divergence, logits_of, plain_model
 from finetune.evaluation.tokenizer_match import templates_match, tokenizers_match
 from finetune.log import megabytes
+from finetune.model.adapter_folder import check_adapter_folder
 from finetune.records import Verification
 
 MIN_TOP1_AGREEMENT = 0.99
@@ -49,7 +50,7 @@ class Reference:
 
     def logits(self, index: int) -> torch.Tensor:
         """Read one prompt's logits_TV in float32."""
-        from safetensors.torch import load_file
+        from finetune.headers.safetensors import load_file
 
         return load_file(Path(self.storage.name) / f"{index}.safetensors")["logits"]
 
@@ -112,6 +113,7 @@ def reference_outputs(
     assert all(len(prompt) for prompt in prompts)
     with plain_model(base_dir, device, round_trip) as plain:
         base = plain.model
+        check_adapter_folder(adapter_dir)
         try:
             model = PeftModel.from_pretrained(base, str(adapter_dir), is_trainable=False, torch_device=device).eval()
         except Exception as error:

@@ -16,51 +16,7 @@ import torch
 from finetune.errors import ExportError
 from finetune.export.names import is_head
 from finetune.export.tensor_files import MERGEABLE, StoredTensor, read_header, read_rows
-
-PREFIX = "base_model.model."
-"""What PEFT puts before the base model's own module path."""
-
-_NEUTRAL = frozenset(
-    {
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "modules_to_save",
-        "modules_to_tie",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "target_modules_to_tie",
-        "target_parameters",
-        "task_type",
-        "use_dora",
-        "use_rslora",
-    }
-)
-"""Options that are read below, or that do not change what the trained weights mean."""
-
-_INITIALISATIONS = ("gaussian", "eva", "orthogonal")
-"""Initialisations that leave the base weights as they are; True and False do too."""
-
+from finetune.model.adapter_folder import INITIALISATIONS, NEUTRAL, PREFIX
 
 EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 """The two parameters in which transformers stacks a layer's experts."""
@@ -215,7 +171,7 @@ def _check_options(options: Mapping[str, object], folder: Path) -> None:
     kind = options.get("peft_type")
     if kind != "LORA":
         raise ExportError(f"{folder}: adapter of type {kind!r}; only LoRA, rsLoRA and DoRA can be merged")
-    active = sorted(name for name, value in options.items() if value and name not in _NEUTRAL)
+    active = sorted(name for name, value in options.items() if value and name not in NEUTRAL)
     if active:
         raise ExportError(
             f"{folder}: uses {', '.join(active)}, which cannot be merged; use the adapter with peft instead"
@@ -227,7 +183,7 @@ def _check_options(options: Mapping[str, object], folder: Path) -> None:
     if not known:
         raise ExportError(f"{folder}: target_parameters is {parameters}; only experts and their router can be merged")
     start = options.get("init_lora_weights", True)
-    if not isinstance(start, bool) and start is not None and start not in _INITIALISATIONS:
+    if not isinstance(start, bool) and start is not None and start not in INITIALISATIONS:
         raise ExportError(
             f"{folder}: init_lora_weights is {start!r}, so the adapter does not fit the base's own weights; convert it "
             "to plain LoRA first (save_pretrained with path_initial_model_for_weight_conversion)"

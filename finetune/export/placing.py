@@ -1,18 +1,13 @@
-"""Puts a finished file or folder in its place, whole or not at all; used by the writers of export formats.
+"""What the writers of export formats share: what they have written, room on the disk, whole or not at all."""
 
-Everything is written beside its place under a hidden name, flushed to disk, and renamed. Between the old export and the
-new one lie two renames at most.
-"""
-
-import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from finetune import placing
 from finetune.errors import ResourceError
 from finetune.log import megabytes
 
@@ -73,63 +68,10 @@ def placed(target: Path) -> Iterator[Path]:
     Raises:
         ResourceError: the disk became full.
     """
-    staged = _staged(target)
     try:
-        yield staged
-        _publish(staged, target)
-    except BaseException as error:
-        _remove(staged)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with placing.placed(target) as staged:
+            yield staged
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"{target}: the disk became full; free some space and export again") from error
         raise
-
-
-def move(source: Path, target: Path) -> None:
-    """Put a finished file or folder into another one's place."""
-    _staged(target)
-    _publish(source, target)
-
-
-def _staged(target: Path) -> Path:
-    """Clear what a killed export left, put back what it had moved away, and return the path to write to."""
-    staged, previous = (target.with_name(f".{target.name}.{state}") for state in ("partial", "previous"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if previous.exists() and not target.exists():
-        previous.rename(target)
-    for leftover in (staged, previous):
-        _remove(leftover)
-    return staged
-
-
-def _publish(staged: Path, target: Path) -> None:
-    for path in [staged, *staged.rglob("*")]:
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    if staged.is_file():
-        staged.replace(target)
-        _sync_folder(target.parent)
-        return
-    _sync_folder(staged)
-    previous = target.with_name(f".{target.name}.previous")
-    if target.exists():
-        target.rename(previous)
-    staged.rename(target)
-    _sync_folder(target.parent)
-    _remove(previous)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

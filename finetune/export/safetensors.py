@@ -18,7 +18,7 @@ from finetune.export.companions import write_companions
 from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows, rounded
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
-from finetune.export.stream import Block, appended, in_order
+from finetune.export.stream import Block, hashed_file, in_order
 from finetune.export.tensor_files import Scratch, chunk_ranges, raw_chunk, row_ranges
 from finetune.progress import track
 
@@ -105,7 +105,7 @@ def _write_weights(plan: MergePlan, folder: Path, max_shard_bytes: int, progress
 def _write_shard(plan: MergePlan, shard: list[TensorPlan], path: Path, progress: str | None) -> str:
     expected = sum(tensor.num_bytes for tensor in shard)
     written = 0
-    with appended(path) as file:
+    with hashed_file(path) as file:
         file.write(_header(shard))
         scratch = Scratch()
         blocks = in_order(task for tensor in shard for task in _tasks(plan, tensor, scratch))

@@ -1,6 +1,6 @@
 """Computes blocks on a few threads, hands them out in order, and writes them; used by the writers of export formats.
 
-Reading, rounding, quantising, hashing and flushing release the interpreter's lock, so that threads suffice. Memory: a
+Reading, rounding, quantising, hashing and writing release the interpreter's lock, so that threads suffice. Memory: a
 block for each thread, and about as many again that wait to be written or hashed.
 """
 
@@ -11,15 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-Block = bytes | bytearray | memoryview
+from finetune.export.direct_file import Block, DirectFile
 
 MOST_THREADS = 8
 """More threads wait for the disk."""
-
-FLUSH_BYTES = 64 * 2**20
-"""So much is written before the disk is made to begin. Left alone, a system keeps gigabytes back until the end."""
 
 _MOST_UNHASHED = 4
 """Blocks that may be written before they are hashed."""
@@ -48,39 +44,24 @@ def in_order(tasks: Iterable[Callable[[], Block]], num_threads: int | None = Non
 
 
 class HashedFile:
-    """A file that grows at its end and is hashed and flushed on threads of its own meanwhile; see `appended`."""
+    """A new file that is written and hashed on threads of its own while it grows; see `hashed_file`."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, path: Path) -> None:
         self.sha256 = ""
         """Of the whole file, in hexadecimal; empty until the file is closed."""
-        self._file = file
         self._digest = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
-        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
         self._unhashed: deque[Future[None]] = deque()
-        self._flush: Future[None] | None = None
-        self._num_unflushed_bytes = 0
+        self._file = DirectFile(path)
 
     def write(self, block: Block) -> None:
         """Append a block, which must not be changed afterwards.
 
         Raises:
-            OSError: the disk is full or failed, now or while an earlier block was flushed.
+            OSError: the disk is full or failed, now or while an earlier block was written.
         """
         self._hash(block)
         self._file.write(block)
-        self._num_unflushed_bytes += len(block)
-        if self._num_unflushed_bytes >= FLUSH_BYTES and (self._flush is None or self._flush.done()):
-            self._await_flush()
-            self._file.flush()
-            self._flush = self._flusher.submit(_flush_data, self._file.fileno())
-            self._num_unflushed_bytes = 0
-
-    def read_present(self, path: Path) -> None:
-        """Hash what the file holds already."""
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                self._hash(chunk)
 
     def finish(self) -> None:
         """Wait until all is on the disk, and set `sha256`.
@@ -88,48 +69,35 @@ class HashedFile:
         Raises:
             OSError: the disk is full or failed.
         """
-        self._await_flush()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.finish()
         while self._unhashed:
             self._unhashed.popleft().result()
         self.sha256 = self._digest.hexdigest()
 
     def stop(self) -> None:
-        """End the threads."""
+        """End the threads and close the file."""
         self._hasher.shutdown(cancel_futures=True)
-        self._flusher.shutdown(cancel_futures=True)
+        self._file.close()
 
     def _hash(self, block: Block) -> None:
         self._unhashed.append(self._hasher.submit(self._digest.update, block))
         if len(self._unhashed) > _MOST_UNHASHED:
             self._unhashed.popleft().result()
 
-    def _await_flush(self) -> None:
-        if self._flush is not None:
-            self._flush.result()
-            self._flush = None
-
 
 @contextmanager
-def appended(path: Path) -> Iterator[HashedFile]:
-    """Yield a file to append blocks to, created where it is absent; all of it is on the disk and hashed afterwards.
+def hashed_file(path: Path) -> Iterator[HashedFile]:
+    """Yield a new file to write blocks to; all of it is on the disk and hashed afterwards.
 
     Raises:
         OSError: the disk is full or failed.
     """
-    with path.open("ab") as opened:
-        file = HashedFile(opened)
-        try:
-            file.read_present(path)
-            yield file
-            file.finish()
-        finally:
-            file.stop()
-
-
-def _flush_data(handle: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(handle)  # macOS has no fdatasync
+    file = HashedFile(path)
+    try:
+        yield file
+        file.finish()
+    finally:
+        file.stop()
 
 
 def _has_affinity() -> bool:

@@ -1,7 +1,4 @@
-"""Reads safetensors files by their headers, a block of rows at a time. Used by the merge and the writers.
-
-Format: 8 bytes little-endian header length, a JSON header, the tensors' bytes (github.com/huggingface/safetensors).
-"""
+"""Reads safetensors files by their headers, a block of rows at a time. Used by the merge and the writers."""
 
 import json
 import math
@@ -14,6 +11,8 @@ import numpy as np
 import torch
 
 from finetune.errors import ExportError
+from finetune.headers import HeaderProblem
+from finetune.headers.safetensors import read_safetensors_header
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -34,9 +33,6 @@ MERGEABLE = ("F64", "F32", "F16", "BF16")
 
 BLOCK_BYTES = 4 * 2**20
 """Size of a block of rows in float32; a handful of them is all the memory that a merge needs. It fits into a cache."""
-
-_HEADER_LIMIT_BYTES = 100_000_000
-"""The format's own limit of a header."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,32 +61,22 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         ExportError: the file is absent, truncated or no safetensors file.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _HEADER_LIMIT_BYTES):
-                raise ExportError(f"{path}: no safetensors file, or truncated ({size} bytes); fetch or write it again")
-            header = json.loads(file.read(length))
-        tensors = [_entry(name, item, path, 8 + length) for name, item in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = read_safetensors_header(path)
+    except HeaderProblem as problem:
+        raise ExportError(f"{path}: {problem}; fetch or write it again") from None
+    except OSError as error:
         raise ExportError(f"{path}: its header cannot be read ({error}); fetch or write the file again") from error
-    for tensor in tensors:
-        if tensor.offset + tensor.num_bytes > size:
-            raise ExportError(f"{path}: truncated; tensor {tensor.name} ends beyond the file's {size} bytes")
-        dtype = TORCH_DTYPES.get(tensor.dtype)
-        if dtype is not None and tensor.num_bytes != math.prod(tensor.shape) * dtype.itemsize:
-            raise ExportError(f"{path}: damaged; the size of tensor {tensor.name} contradicts its shape {tensor.shape}")
-    return {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.offset)}
-
-
-def _entry(name: str, item: dict[str, object], path: Path, data_start: int) -> StoredTensor:
-    start, end = (int(value) for value in item["data_offsets"])  # type: ignore[attr-defined]
-    shape = tuple(int(size) for size in item["shape"])  # type: ignore[attr-defined]
-    if start < 0 or end < start:
-        raise ValueError(f"offsets of {name} are {start}, {end}")
-    return StoredTensor(
-        name=name, dtype=str(item["dtype"]), shape=shape, path=path, offset=data_start + start, num_bytes=end - start
-    )
+    return {
+        entry.name: StoredTensor(
+            name=entry.name,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            path=path,
+            offset=entry.start,
+            num_bytes=entry.stop - entry.start,
+        )
+        for entry in entries
+    }
 
 
 def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:

@@ -9,11 +9,13 @@ from finetune.config import ModelConfig, RunConfig
 from finetune.diagnosis import backends, hub, machine, packages
 from finetune.diagnosis.finding import Check, Finding, Level, run_check
 from finetune.errors import FinetuneError
+from finetune.offline import as_configured
 
 _ANY_MODEL = ModelConfig(name="any", path=".", context_length=8, needs_gpu=False)
 """Stands for the model where no recipe is named: what the machine does by itself."""
 
 
+@as_configured
 def doctor(config: RunConfig | None = None) -> None:
     """Print one line for each finding: ok, warning or error, what was found, and the cure.
 

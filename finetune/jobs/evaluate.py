@@ -4,21 +4,26 @@ import logging
 
 from finetune.config import RunConfig
 from finetune.jobs import report, steps
+from finetune.jobs.contents import contents_of
+from finetune.offline import as_configured
 from finetune.records import EvaluationResult
-from finetune.run import RunFolder, existing_folder, read_json, write_json
+from finetune.run import RunFolder, existing_folder, read_json, refuse_changed_contents, write_json
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def evaluate(config: RunConfig) -> EvaluationResult:
     """Evaluate the adapter of a finished training again, with the present evaluation options.
 
     Raises:
-        RunExists: there is no finished training of this configuration in the run folder.
+        RunExists: there is no finished training of this configuration, rows and base model in the run folder.
     """
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
-    result = measure(config, rows, steps.load_tuned(config, folder.adapter), folder)
+    loaded = steps.load_tokenizer(config)
+    refuse_changed_contents(folder, config, contents_of(config, rows, *loaded))
+    result = measure(config, rows, steps.load_tuned(config, folder.adapter, loaded), folder)
     report.report_part(folder)
     return result
 

@@ -10,22 +10,33 @@ from finetune.config import ExportFormat, QuantizationMethod, RunConfig
 from finetune.data.check import Ledger
 from finetune.errors import ConfigError, ExportError
 from finetune.jobs import report, steps
+from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.export_formats import Exporter
 from finetune.log import megabytes
+from finetune.offline import as_configured
 from finetune.records import Splits
-from finetune.run import RunFolder, existing_folder, is_run, make_private, read_json, write_json
+from finetune.run import (
+    RunFolder,
+    existing_folder,
+    is_run,
+    make_private,
+    read_json,
+    refuse_changed_contents,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def export(config: RunConfig) -> Path:
     """Export the adapter of a finished training again, with the present export options; returns the export folder.
 
     With `adapter.path` and no run in the folder, that adapter is exported, whoever trained it.
 
     Raises:
-        RunExists: there is no finished training of this configuration in the run folder.
+        RunExists: there is no finished training of this configuration, rows and base model in the run folder.
         ExportError: the written model is not the one that was trained.
     """
     if config.adapter.path is not None and not is_run(config):
@@ -33,7 +44,9 @@ def export(config: RunConfig) -> Path:
     rows = steps.check_cheaply(config)
     folder = existing_folder(config)
     if config.export.formats:
-        _load_and_write(config, rows, folder.adapter, folder, steps.load_tokenizer(config))
+        loaded = steps.load_tokenizer(config)
+        refuse_changed_contents(folder, config, contents_of(config, rows, *loaded))
+        _load_and_write(config, rows, folder.adapter, folder, loaded)
     report.report_part(folder)
     check_verified(config, folder)
     return folder.export
@@ -66,6 +79,7 @@ def _load_and_write(
 ) -> None:
     tokenizer, base_dir = loaded
     check_base(config, base_dir, tokenizer)
+    steps.check_golden(rows, tokenizer, folder)
     write_and_verify(config, config.export.formats, rows, steps.load_tuned(config, adapter_dir, loaded), folder)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import ExportDtype, ExportFormat, RunConfig
-from finetune.export.placing import ExportFiles, move
+from finetune.export.placing import ExportFiles
 from finetune.jobs import steps
 from finetune.jobs.export_checks import lay_out_file
+from finetune.placing import move
 from finetune.records import Verification
 from finetune.run import RunFolder, read_json, write_json, write_text
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.jobs import steps
+from finetune.offline import as_configured
 from finetune.run import RunFolder, plain_config
 
 _LINE_CHARACTERS = 110
 
 
+@as_configured
 def inspect(config: RunConfig) -> RunFolder:
     """Print the data's counts, rendered examples with the loss mask visible, and the resolved configuration.
 

@@ -9,8 +9,10 @@ from finetune.data.readers.hub import read_hub
 from finetune.log import megabytes
 from finetune.model.hub import resolve_base
 from finetune.model.license import check_license
+from finetune.offline import as_configured
 
 
+@as_configured
 def prefetch(config: RunConfig) -> None:
     """Download the base model and the hub data sets of a run, and print what lies where.
 

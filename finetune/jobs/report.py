@@ -3,11 +3,13 @@
 import logging
 
 from finetune.config import RunConfig
+from finetune.offline import as_configured
 from finetune.run import RunFolder, existing_folder, write_text
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def report(config: RunConfig) -> RunFolder:
     """Write the report of an existing run again.
 

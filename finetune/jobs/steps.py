@@ -11,7 +11,7 @@ from typing import Any
 from finetune.config import AdapterMethod, LossOn, RunConfig, Tracker, TrackingConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, ExportError
 from finetune.evaluation.selection import select_metrics
 from finetune.jobs.export_checks import check_formats
 from finetune.log import is_main_process
@@ -21,7 +21,7 @@ from finetune.model.hub import resolve_base
 from finetune.model.license import check_license
 from finetune.model.quantize import check_quantizable
 from finetune.records import Conversation, Example, Splits, TrainResult
-from finetune.run import RunFolder, make_private, write_json, write_text
+from finetune.run import RunFolder, make_private, read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,11 +131,13 @@ def check_data(config: RunConfig) -> Rows:
 def load_tokenizer(config: RunConfig) -> tuple[Any, Path]:
     """Find (or download) the base model and load its tokenizer, chat template included."""
     from finetune.data.rendering.chat_template import ensure_chat_template
+    from finetune.data.rendering.control_tokens import set_policy
     from finetune.model.load import load_tokenizer as load
 
     base_dir = resolve_base(config.model, offline=config.offline)
     tokenizer = load(base_dir)
     name = ensure_chat_template(tokenizer, config.model.chat_template)
+    set_policy(tokenizer, config.data.control_tokens)
     logger.info("base model: %s (%s); chat template: %s", config.model.name, config.model.license, name)
     return tokenizer, base_dir
 
@@ -208,10 +210,34 @@ def keep_ledger(rows: Rows, tokenized: Tokenized, folder: RunFolder, *, quiet: b
 
 def keep_golden(rows: Rows, tokenizer: Any, folder: RunFolder) -> None:
     """Write held-out conversations as they are rendered and tokenised now; an export must repeat them."""
+    write_json(folder.golden, _golden(rows, tokenizer))
+
+
+def check_golden(rows: Rows, tokenizer: Any, folder: RunFolder) -> None:
+    """Compare the held-out conversations with what the training kept of them.
+
+    Raises:
+        ExportError: one is rendered or tokenised otherwise now.
+    """
+    kept = {item["item_id"]: item for item in (read_json(folder.golden) if folder.golden.is_file() else [])}
+    for item in _golden(rows, tokenizer):
+        before = kept.get(item["item_id"], item)
+        if before["messages"] == item["messages"] and (before["whole"], before["prompt"]) != (
+            item["whole"],
+            item["prompt"],
+        ):
+            raise ExportError(
+                f"{item['item_id']}: is rendered or tokenised otherwise than in the training; the base model's chat "
+                "template or tokenizer has changed since. Put it back (model.chat_template, the model's folder), or "
+                "train again"
+            )
+
+
+def _golden(rows: Rows, tokenizer: Any) -> list[dict[str, Any]]:
     from finetune.export.gguf.golden import golden_items
 
     held_out = rows.splits.test or rows.splits.validation or rows.splits.train
-    write_json(folder.golden, golden_items(held_out[:NUM_GOLDEN], tokenizer, NUM_GOLDEN))
+    return golden_items(held_out[:NUM_GOLDEN], tokenizer, NUM_GOLDEN)
 
 
 def _preview_page(rows: Rows, tokenized: Tokenized) -> str:

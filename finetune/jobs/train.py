@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import RunConfig
+from finetune.holding import let_go_of
 from finetune.jobs import steps
+from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
 from finetune.jobs.processes import leave_training, on_main_process
-from finetune.log import duration, is_main_process
-from finetune.run import RunFolder, RunState, open_folder, start_folder, write_versions
+from finetune.log import duration, is_main_process, num_processes
+from finetune.offline import as_configured
+from finetune.run import RunFolder, RunState, open_folder, refuse_changed_contents, start_folder, write_versions
 
 logger = logging.getLogger(__name__)
 
 
+@as_configured
 def train(config: RunConfig) -> RunFolder:
     """Train the adapter and write it to the run folder, with its metrics and the data's ledger.
 
@@ -25,23 +29,38 @@ def train(config: RunConfig) -> RunFolder:
     if state is RunState.trained:
         logger.info("train: %s is already trained; nothing to do", folder.path)
     else:
-        train_part(config, rows, folder, state)
+        with let_go_of(folder.path):
+            train_part(config, rows, folder, state)
     return folder
 
 
 def train_part(config: RunConfig, rows: steps.Rows, folder: RunFolder, state: RunState) -> steps.Tuned | None:
     """Train, or load what was trained before; None on all processes but the main one."""
-    if state is RunState.trained:
-        logger.info("train: already done; loading the adapter of %s", folder.path)
-        return steps.load_tuned(config, folder.adapter) if is_main_process() else None
     tokenizer, base_dir = on_main_process(lambda: steps.load_tokenizer(config))
+    if state is RunState.trained:
+        if not is_main_process():
+            return None
+        refuse_changed_contents(folder, config, contents_of(config, rows, tokenizer, base_dir))
+        logger.info("train: already done; loading the adapter of %s", folder.path)
+        return steps.load_tuned(config, folder.adapter, (tokenizer, base_dir))
     check_base(config, base_dir, tokenizer)
+    contents = on_main_process(lambda: _contents(config, rows, tokenizer, base_dir, folder, state))
     examples = steps.tokenize(config, rows, tokenizer)
-    on_main_process(lambda: start_folder(folder, config))
+    on_main_process(lambda: start_folder(folder, config, contents))
     steps.keep_ledger(rows, examples, folder)
     if is_main_process():
         steps.keep_golden(rows, tokenizer, folder)
     return _train_new(config, examples, tokenizer, base_dir, folder)
+
+
+def _contents(
+    config: RunConfig, rows: steps.Rows, tokenizer: Any, base_dir: Path, folder: RunFolder, state: RunState
+) -> dict[str, str]:
+    """Return the contents that the training depends on, which are those of the run that goes on."""
+    contents = contents_of(config, rows, tokenizer, base_dir) | {"num_processes": str(num_processes())}
+    if state is RunState.unfinished:
+        refuse_changed_contents(folder, config, contents)
+    return contents
 
 
 def _train_new(
@@ -56,9 +75,10 @@ def _train_new(
 
     base, hardware = steps.load_frozen(config, tokenizer, base_dir)
     if is_main_process():
-        write_versions(
+        for change in write_versions(
             folder, device=str(hardware.device), dtype=hardware.dtype_name, reason=hardware.reason, seed=config.seed
-        )
+        ):
+            logger.warning("resume: %s; the result may differ from an uninterrupted run's", change)
     model = add_adapter(base, config.adapter, seed=config.seed)
     result = train_adapter(
         model,

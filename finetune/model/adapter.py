@@ -8,6 +8,8 @@ from typing import Any
 
 from finetune.config import AdapterConfig, AdapterMethod
 from finetune.errors import ModelError, did_you_mean, one_line
+from finetune.headers.safetensors import load_file
+from finetune.model.adapter_folder import check_adapter_folder
 
 logger = logging.getLogger(__name__)
 
@@ -80,49 +82,50 @@ def add_adapter(model: Any, adapter: AdapterConfig, *, seed: int) -> Any:
         raise ModelError(f"adapter={adapter.method.name}: {one_line(error)}") from error
 
 
-def check_adapter_folder(path: Path) -> dict[str, Any]:
-    """Return the adapter_config.json of a PEFT folder; needs no torch.
-
-    Raises:
-        ModelError: no folder, no configuration, no safetensors weights, or not a LoRA adapter.
-    """
-    if not path.is_dir():
-        raise ModelError(f"adapter.path: {path} is no folder; give the folder that holds adapter_config.json")
-    config_file, weights = path / "adapter_config.json", path / "adapter_model.safetensors"
-    if not config_file.is_file():
-        raise ModelError(f"adapter.path: {path} holds no adapter_config.json; is it a PEFT adapter?")
-    if not weights.is_file():
-        raise ModelError(f"adapter.path: {path} holds no adapter_model.safetensors (pickled adapters are not loaded)")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        kind = config["peft_type"]
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise ModelError(f"adapter.path: {config_file} is damaged") from None
-    if kind != "LORA":
-        raise ModelError(f"adapter.path: {path} is a {kind} adapter; only LoRA and its variants can be used")
-    return config
-
-
 def load_adapter(model: Any, path: Path, *, trainable: bool) -> Any:
     """Put the adapter in `path` on the frozen `model`, in fp32.
 
     Raises:
-        ModelError: it was made for another base, or holds values that are no numbers.
+        ModelError: it was made for another base, has tensors too few or too many, or values that are no numbers.
     """
     import torch
     from peft import PeftModel
-    from safetensors.torch import load_file
 
     check_adapter_folder(path)
-    for name, tensor in load_file(path / "adapter_model.safetensors").items():
+    stored = load_file(path / "adapter_model.safetensors")
+    for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(f"adapter.path: {path}: tensor {name} holds values that are no numbers")
     try:
-        return PeftModel.from_pretrained(model, path, is_trainable=trainable, autocast_adapter_dtype=True)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        loaded = PeftModel.from_pretrained(model, path, is_trainable=trainable, autocast_adapter_dtype=True)
+    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise ModelError(
             f"adapter.path: {path} does not fit this base model (was it made for another one?): {one_line(error)[:300]}"
         ) from error
+    _check_complete(stored, loaded, path)
+    return loaded
+
+
+def _check_complete(stored: Iterable[str], loaded: Any, path: Path) -> None:
+    """Compare the file's tensors with those that PEFT would save.
+
+    PEFT starts missing ones at random, passes over foreign ones, and puts one that bears the name of a base weight over
+    that weight, all silently. Embeddings alone it saves beside an adapter by itself.
+    """
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
+    embeddings = {id(loaded.get_input_embeddings()), id(loaded.get_output_embeddings())}
+    parts = {name: module for name, module in loaded.named_modules() if id(module) in embeddings}
+    allowed = {f"{name.removesuffix('.base_layer')}{part}.weight" for name in parts for part in ("", ".base_layer")}
+    missing, extra = sorted(expected - set(stored)), sorted(set(stored) - expected - allowed)
+    if missing or extra:
+        what, names = ("lacks", missing) if missing else ("has no place for", extra)
+        who = "the file" if missing else "this base model"
+        raise ModelError(
+            f"adapter.path: {path} does not fit this base model (was it made for another one?): {who} {what} "
+            f"{len(names)} tensors, such as {names[0][:120]}"
+        )
 
 
 def _continued(model: Any, path: Path) -> Any:
@@ -162,7 +165,7 @@ def convert_pissa(folder: Path, initial: dict[str, Any]) -> None:
     adapter of twice the rank (Meng et al. 2024, section 3). `initial` is `adapter_state` before the first step.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)

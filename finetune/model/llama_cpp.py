@@ -17,6 +17,8 @@ from typing import Any, Self
 import numpy as np
 
 from finetune.errors import ConfigError, ExportError
+from finetune.headers import HeaderProblem
+from finetune.headers.gguf import check_gguf_header
 
 Numbers = np.ndarray[Any, Any]
 
@@ -62,6 +64,11 @@ class LlamaCpp:
     ) -> None:
         """Load `path` with room for `context` tokens (0: as many as the model was made for), and an adapter on it."""
         self._path = path
+        for file in (path,) if lora is None else (path, lora):
+            try:
+                check_gguf_header(file)
+            except (HeaderProblem, OSError) as problem:
+                raise ExportError(f"{file}: {problem}; write it again") from None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "finetune.model.llama_worker"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.config import ModelConfig, QuantizationConfig, QuantizationMethod
 from finetune.errors import ModelError, one_line
+from finetune.headers.safetensors import check_safetensors_folder
 from finetune.model.hardware import Hardware
 from finetune.model.quantize import keep_differentiable, quantization_arguments
 from finetune.records import LoadedModel
@@ -25,7 +26,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"{folder}: cannot load a tokenizer: {one_line(error)}") from error
+        raise ModelError(f"{folder}: cannot load a tokenizer: {_reason(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: its tokenizer has no tokenizer.json; convert it with save_pretrained first")
     if tokenizer.pad_token_id is None:
@@ -48,6 +49,7 @@ def load_base(
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
+        check_safetensors_folder(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=hardware.dtype,
@@ -57,7 +59,7 @@ def load_base(
             trust_remote_code=False,
         )
     except Exception as error:
-        raise ModelError(f"{folder}: cannot load the model: {one_line(error)}") from error
+        raise ModelError(f"{folder}: cannot load the model: {_reason(error)}") from error
     loaded.requires_grad_(False)
     keep_differentiable(loaded)
     loaded.config.use_cache = True
@@ -69,3 +71,14 @@ def load_base(
         )
     quantized = quantization.method is not QuantizationMethod.none
     return LoadedModel(model=loaded, tokenizer=tokenizer, folder=folder, quantized=quantized)
+
+
+def _reason(error: Exception) -> str:
+    """The libraries advise to trust the repository's code; here the way out is another model."""
+    text = one_line(error)
+    if "trust_remote_code" not in text and "custom code" not in text:
+        return text[:1000]
+    return (
+        "it needs Python code from its own repository (auto_map), which is never run; choose a model whose "
+        "architecture transformers itself has, or a converted version of this one"
+    )

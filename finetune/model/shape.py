@@ -5,12 +5,15 @@ Called by `compose` (sizes of local models), `model.hub` (every base model) and 
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
 from finetune.config import MISSING, RecommendedConfig, ShapeConfig
 from finetune.errors import ModelError
+from finetune.headers import HeaderProblem
+from finetune.headers.safetensors import check_safetensors_folder
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -71,9 +74,32 @@ def read_model_config(folder: Path, *, needs_weights: bool = True) -> dict[str, 
             f"{path}: the weights are already quantised; give the original 16-bit model, and choose the "
             "quantisation of the training with quantization=nf4"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"model folder {str(folder)!r}: holds an adapter (adapter_config.json) beside the model, which would be "
+            "put on it unasked; move it to a folder of its own, and give that as adapter.path"
+        )
+    _check_is_data(config, path)
     if needs_weights:
         _check_weights(folder)
     return config
+
+
+def _check_is_data(config: Mapping[str, object], path: Path, depth: int = 0) -> None:
+    """Refuse what would make transformers fetch native code, or read weights other than those that are checked."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and depth < 4 and not key.endswith("_implementation"):
+            _check_is_data(value, path, depth + 1)  # type: ignore[arg-type]
+        if key == "transformers_weights" and value:
+            raise ModelError(f"{path}: {key} names other weights ({value!r}); take it out, or rename the weights")
+        if not key.endswith(("attn_implementation", "attn_implementation_internal", "experts_implementation")):
+            continue
+        for name in value.values() if isinstance(value, Mapping) else [value]:
+            if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w{1,40}", name)):
+                raise ModelError(
+                    f"{path}: {key} names code of a repository ({str(name)[:80]!r}), which is never fetched or run; "
+                    "take it out"
+                )
 
 
 def _why_no_config(folder: Path) -> str:
@@ -100,18 +126,21 @@ def _check_weights(folder: Path) -> None:
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{folder / INDEX_NAME}: names no weight files")
         names = sorted({str(name) for name in weight_map.values()})
+        outside = next((name for name in names if Path(name).name != name), None)
+        if outside is not None:
+            raise ModelError(f"{folder / INDEX_NAME}: names a file outside its folder: {outside!r}")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ModelError(
                 f"model folder {str(folder)!r}: {len(missing)} of {len(names)} weight files are missing: "
                 f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; download or copy it again"
             )
-    elif (folder / WEIGHTS_NAME).is_file():
-        names = [WEIGHTS_NAME]
-    else:
+    elif not (folder / WEIGHTS_NAME).is_file():
         raise ModelError(f"model folder {str(folder)!r}: {_why_no_weights(folder)}")
-    for name in names:
-        _check_safetensors(folder / name)
+    try:
+        check_safetensors_folder(folder)
+    except HeaderProblem as problem:
+        raise ModelError(f"{problem}; download or copy it again") from None
 
 
 def _why_no_weights(folder: Path) -> str:
@@ -126,26 +155,6 @@ def _why_no_weights(folder: Path) -> str:
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
         )
     return "has no weights (*.safetensors)"
-
-
-def _check_safetensors(path: Path) -> None:
-    """Compare the file's size with what its header says (https://huggingface.co/docs/safetensors, "Format")."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        if first == b"version ":
-            raise ModelError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in that folder")
-        header_size = int.from_bytes(first, "little")
-        try:
-            if len(first) < 8 or header_size > size - 8:
-                raise ValueError
-            header = json.loads(file.read(header_size))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelError(f"{path}: is no whole safetensors file; download or copy it again") from None
-    expected = 8 + header_size + max(ends, default=0)
-    if size < expected:
-        raise ModelError(f"{path}: is cut short ({size:,} of {expected:,} bytes); download or copy it again")
 
 
 def shape_of(config: Mapping[str, object]) -> ShapeConfig:

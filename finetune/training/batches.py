@@ -1,4 +1,4 @@
-"""Examples grouped into micro-batches: packed rows of whole documents, or padded rows; called by `build`.
+"""Examples grouped into micro-batches: packed rows of whole documents, or padded rows; `steps` and the trainer use it.
 
 Legend: B rows of a micro-batch, T tokens of a row.
 """
@@ -17,9 +17,6 @@ from finetune.records import Example
 IGNORED = -100
 """Label of a token that carries no loss."""
 
-EXAMPLES = "examples"
-"""Key under which a micro-batch keeps the numbers of its examples; no input of the model."""
-
 
 @dataclass(frozen=True, slots=True)
 class MicroBatches:
@@ -36,25 +33,34 @@ class MicroBatches:
         """Real tokens over all micro-batches."""
         return sum(lengths_of(self.examples))
 
-    def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Any]:
-        """Turn one row of the index data set into model inputs with labels (-100 where there is no loss)."""
-        numbers = [index for row in rows for index in self.groups[row["group"]]]
-        examples = [self.examples[index] for index in numbers]
-        return {**(_packed_row(examples) if self.packed else _padded_rows(examples)), EXAMPLES: numbers}
+    def collate(self, group: int) -> dict[str, Any]:
+        """Turn a micro-batch into model inputs with labels (-100 where there is no loss)."""
+        return collate([self.examples[number] for number in self.groups[group]], packed=self.packed)
 
     def item_ids(self, numbers: Iterable[int]) -> list[str]:
         """Return the names of the rows that examples came from, each once."""
-        return list(dict.fromkeys(self.examples[number].item_id for number in numbers))
+        return names_of(self.examples, numbers)
+
+
+def names_of(examples: Sequence[Example], numbers: Iterable[int]) -> list[str]:
+    """Return the names of the rows that examples came from, each once."""
+    return list(dict.fromkeys(examples[number].item_id for number in numbers))
 
 
 def make_micro_batches(examples: Sequence[Example], capacity_tokens: int, *, packed: bool) -> MicroBatches:
     """Group examples into micro-batches of at most `capacity_tokens` (padding included), each example once."""
     lengths = lengths_of(examples)
-    groups = pack(lengths, capacity_tokens) if packed else _by_length(lengths, capacity_tokens)
+    groups = pack(lengths, capacity_tokens) if packed else group_padded(lengths, capacity_tokens)
     return MicroBatches(examples, groups, packed)
 
 
-def _by_length(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def collate(examples: Sequence[Example], *, packed: bool) -> dict[str, Any]:
+    """Turn the examples of a micro-batch into model inputs with labels (-100 where there is no loss)."""
+    return _packed_row(examples) if packed else _padded_rows(examples)
+
+
+def group_padded(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Group indices of similar length so that rows x longest row <= `capacity` tokens; the longest come first."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         longest = lengths[groups[-1][0]] if groups else 0

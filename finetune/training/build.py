@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 
 from finetune.config import AdapterConfig, AdapterMethod, TrackingConfig, TrainingConfig
-from finetune.data.examples import num_supervised_of
-from finetune.errors import TrainingError
+from finetune.data.examples import lengths_of, num_supervised_of
+from finetune.errors import SaveError, TrainingError
 from finetune.interruption import deferred
 from finetune.log import is_main_process, megabytes, num_processes
 from finetune.model.adapter import (
@@ -27,11 +26,13 @@ from finetune.model.adapter import (
 )
 from finetune.model.hardware import Hardware, peak_memory_bytes
 from finetune.model.packed_attention import packed, supports_packing
+from finetune.placing import placed
 from finetune.records import Example, TrainResult
 from finetune.run import RunFolder
-from finetune.training.batches import MicroBatches, make_micro_batches
 from finetune.training.callbacks import Flow, MetricsFile, ProgressDisplay
-from finetune.training.checkpoints import newest_valid, sha256
+from finetune.training.checkpoints import newest_valid, restore_best, sha256
+from finetune.training.saving import WRITE_ERRORS, check_room_for_run, reason_of
+from finetune.training.steps import SHARE, Steps, plan_steps
 from finetune.training.tracking import tracking_callbacks
 from finetune.training.trainer import AdapterTrainer
 
@@ -45,8 +46,11 @@ _MEASUREMENTS = 10
 class Arithmetic:
     """How many tokens, micro-batches and steps a run has; the same on every process."""
 
+    micro_batch_tokens: int
+    """Most tokens of a micro-batch."""
     num_micro_batches: int
-    accumulation: int
+    """Of an epoch, over all processes."""
+    steps_per_epoch: int
     tokens_per_step: float
     num_steps: int
     eval_steps: int
@@ -55,20 +59,20 @@ class Arithmetic:
 
     @classmethod
     def of(
-        cls, batches: MicroBatches, validation: MicroBatches, training: TrainingConfig, *, num_processes: int
+        cls, steps: Steps, validation: Sequence[Example], training: TrainingConfig, *, num_processes: int
     ) -> "Arithmetic":
-        """Derive the course of a run from its micro-batches."""
-        capacity = max(training.micro_batch_tokens, training.max_length)
-        accumulation = max(1, round(training.batch_tokens / (capacity * num_processes)))
-        per_process = math.ceil(len(batches) / num_processes)
-        per_epoch = max(1, math.ceil(per_process / accumulation))
+        """Derive the course of a run from its steps and its validation rows."""
+        lengths = lengths_of(validation)
+        micro_batch_tokens = max(training.micro_batch_tokens, steps.longest(), *lengths)
+        per_epoch = max(1, math.ceil(len(steps) / num_processes))
         num_steps = training.max_steps or max(1, math.ceil(training.num_epochs * per_epoch))
-        tokens_per_step = batches.num_tokens() / per_epoch
-        at_least = math.ceil(validation.num_tokens() / tokens_per_step)  # measuring takes a quarter of the time at most
+        tokens_per_step = steps.num_tokens() / per_epoch
+        at_least = math.ceil(sum(lengths) / tokens_per_step)  # measuring takes a quarter of the time at most
         eval_steps = training.eval_steps or max(1, num_steps // _MEASUREMENTS, at_least)
         return cls(
-            num_micro_batches=len(batches),
-            accumulation=accumulation,
+            micro_batch_tokens=micro_batch_tokens,
+            num_micro_batches=steps.num_micro_batches(micro_batch_tokens),
+            steps_per_epoch=per_epoch,
             tokens_per_step=tokens_per_step,
             num_steps=num_steps,
             eval_steps=eval_steps,
@@ -98,29 +102,42 @@ def train_adapter(
     Raises:
         TrainingError: loss, gradient or weights became no numbers, or the loss jumped (training.on_loss_spike=stop).
         CheckpointError: a checkpoint does not fit this run.
+        SaveError: the disk has no room (training.on_save_error=stop).
+        ResourceError: not even a single row fits into memory, or the main memory is nearly used up.
         Interrupted: a signal asked for an end; a checkpoint of the last step is there.
     """
     is_packed = training.packing and _packing_works(model)
-    capacity = max(training.micro_batch_tokens, training.max_length)
-    batches = make_micro_batches(train, capacity, packed=is_packed)
-    measured = make_micro_batches(_first(validation, training.max_validation_tokens), capacity, packed=is_packed)
     arguments_of = _arguments(training, hardware, folder, seed)
-    arithmetic = Arithmetic.of(batches, measured, training, num_processes=arguments_of.world_size)
+    steps = plan_steps(
+        train,
+        batch_tokens=training.batch_tokens,
+        max_length=training.max_length,
+        num_processes=arguments_of.world_size,
+        packed=is_packed,
+        seed=seed,
+    )
+    measured = _first(validation, training.max_validation_tokens)
+    arithmetic = Arithmetic.of(steps, measured, training, num_processes=arguments_of.world_size)
     _apply(arguments_of, arithmetic)
     _announce(model, train, arithmetic, arguments_of.world_size, is_packed)
 
+    if is_main_process():
+        check_room_for_run(folder.checkpoints, model, training.keep_checkpoints)
+
     initial = adapter_state(model)
     flow = Flow(training, eval_steps=arithmetic.eval_steps, save_steps=arithmetic.save_steps)
-    metrics = MetricsFile(folder.metrics, hardware.device)
+    metrics = MetricsFile(folder.metrics, hardware.device, training.on_save_error)
     trainer = AdapterTrainer(
-        rows=batches,
+        rows=steps,
         validation=measured,
+        micro_batch_tokens=arithmetic.micro_batch_tokens,
+        initial=initial,
         adapter=adapter,
         training=training,
         model=model,
         args=arguments_of,
-        train_dataset=Dataset.from_dict({"group": list(range(len(batches)))}),
-        data_collator=batches.collate,
+        train_dataset=Dataset.from_dict({SHARE: list(range(len(steps)))}),
+        data_collator=steps.read,
         processing_class=tokenizer,
         callbacks=[flow, metrics, ProgressDisplay(metrics), *tracking_callbacks(tracking, metrics, folder)],
     )
@@ -129,13 +146,14 @@ def train_adapter(
     flow.trainer = metrics.trainer = trainer
     trainer.before_save = metrics.flush
 
-    checkpoint = newest_valid(folder.checkpoints) if resume and is_main_process() else None
+    checkpoint = _checkpoint_to_resume(folder) if resume and is_main_process() else None
     checkpoint = _same_everywhere(checkpoint, arguments_of.world_size)
     if checkpoint is not None:
         logger.info("resume: going on from %s", checkpoint.name)
         trainer.args.eval_on_start = False
     with deferred(), packed(model.get_base_model()) if is_packed else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.raise_if_short_of_memory()
     trainer.load_best()
     _unwrap(trainer, model)
     if not is_main_process():
@@ -200,7 +218,6 @@ def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, 
 
 def _apply(arguments: SFTConfig, arithmetic: Arithmetic) -> None:
     arguments.max_steps = arithmetic.num_steps
-    arguments.gradient_accumulation_steps = arithmetic.accumulation
     arguments.warmup_steps = arithmetic.warmup_steps
 
 
@@ -217,15 +234,16 @@ def _announce(
         megabytes(16 * trainable),
     )
     logger.info(
-        "%d steps of about %s tokens: %d micro-batches (%s) x accumulation %d x %d process%s; %s supervised tokens "
-        "an epoch; measured every %d steps, saved every %d",
+        "%d steps of about %s tokens on %d process%s, %d steps an epoch in %d micro-batches of at most %s tokens (%s); "
+        "%s supervised tokens an epoch; measured every %d steps, saved every %d",
         arithmetic.num_steps,
         f"{arithmetic.tokens_per_step:,.0f}",
-        arithmetic.num_micro_batches,
-        "packed, attention within each document" if is_packed else "padded",
-        arithmetic.accumulation,
         num_processes,
         "" if num_processes == 1 else "es",
+        arithmetic.steps_per_epoch,
+        arithmetic.num_micro_batches,
+        f"{arithmetic.micro_batch_tokens:,}",
+        "packed, attention within each document" if is_packed else "padded",
         f"{supervised:,}",
         arithmetic.eval_steps,
         arithmetic.save_steps,
@@ -237,6 +255,16 @@ def _drop_default_displays(trainer: AdapterTrainer) -> None:
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+
+
+def _checkpoint_to_resume(folder: RunFolder) -> Path | None:
+    """Return the newest valid checkpoint, with the best adapter as it was then in its place."""
+    checkpoint = newest_valid(folder.checkpoints)
+    if checkpoint is not None:
+        restore_best(checkpoint)
+    elif folder.checkpoints.is_dir():
+        logger.warning("resume: there is no valid checkpoint; starting at step 0")
+    return checkpoint
 
 
 def _same_everywhere(checkpoint: Path | None, num_processes: int) -> Path | None:
@@ -261,13 +289,13 @@ def _write_adapter(model: Any, folder: RunFolder, initial: dict[str, Any] | None
     for name, tensor in model.named_parameters():
         if tensor.requires_grad and not torch.isfinite(tensor).all():
             raise TrainingError(f"the adapter tensor {name} holds values that are no numbers; nothing was saved")
-    staged = folder.path / ".adapter.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    save_adapter(model, staged)
-    if initial is not None:
-        convert_pissa(staged, initial)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    staged.rename(folder.adapter)
+    try:
+        with placed(folder.adapter) as staged:
+            save_adapter(model, staged)
+            if initial is not None:
+                convert_pissa(staged, initial)
+    except WRITE_ERRORS as error:
+        raise SaveError(f"{folder.adapter}: the trained adapter could not be written ({reason_of(error)})") from error
     logger.info("adapter: %s (sha256 %s…)", folder.adapter, sha256(folder.adapter / "adapter_model.safetensors")[:12])
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from finetune.config import TrainingConfig
+from finetune.config import OnSaveError, TrainingConfig
+from finetune.errors import SaveError
 from finetune.log import duration, is_main_process, megabytes
 from finetune.model.hardware import peak_memory_bytes
 from finetune.run import write_text
+from finetune.training.saving import append, reason_of
 from finetune.training.trainer import Stopwatch
 
 if TYPE_CHECKING:
@@ -61,9 +63,8 @@ class Flow(TrainerCallback):
         if state.best_metric is None or loss < state.best_metric:
             if self.trainer is not None:
                 self.trainer.check_weights()
-            state.best_metric, state.best_global_step = loss, state.global_step
-            if is_main_process() and self.trainer is not None:
-                self.trainer.save_best()
+            if self.trainer is None or self.trainer.save_best():
+                state.best_metric, state.best_global_step = loss, state.global_step
         if self._is_patience_over(state) and state.global_step < state.max_steps:
             patience = self.training.early_stopping_patience
             logger.info("early stop: no better validation loss in the last %d measurements", patience)
@@ -79,19 +80,23 @@ class Flow(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Writes one JSON object per logged step to `metrics.jsonl`; the first is step 0, before any update."""
 
-    def __init__(self, path: Path, device: "torch.device") -> None:
+    def __init__(self, path: Path, device: "torch.device", on_save_error: OnSaveError = OnSaveError.stop) -> None:
         self.path = path
         self.device = device
+        self.on_save_error = on_save_error
         self.watch = Stopwatch()
         self.row: dict[str, Any] = {}
         self.trainer: AdapterTrainer | None = None
         self._earlier: str | None = None
         """Lines before the pending row, where that row stands in the file already."""
+        self._pending = ""
+        """Lines that are not on the disk yet."""
         self._tokens_before = 0
         self._seconds_before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._tokens_before = state.num_input_tokens_seen
+        self._tokens_before, self._seconds_before = state.num_input_tokens_seen, self.watch.seconds
+        self.row, self._earlier = {}, None
         if not is_main_process():
             return
         kept: list[str] = []
@@ -122,6 +127,8 @@ class MetricsFile(TrainerCallback):
             self.row |= self.trainer.spike.to_json()
         if "eval_loss" in logs:
             self.row["validation_loss"] = logs["eval_loss"]
+        if self.trainer is not None and self.trainer.course.micro_batch_tokens is not None:
+            self.row["micro_batch_tokens"] = self.trainer.course.micro_batch_tokens
         tokens, seconds = state.num_input_tokens_seen, self.watch.seconds
         if seconds > self._seconds_before:
             self.row["tokens_per_second"] = round((tokens - self._tokens_before) / (seconds - self._seconds_before), 1)
@@ -132,13 +139,28 @@ class MetricsFile(TrainerCallback):
         self.flush()
 
     def flush(self) -> None:
-        """Append the pending row, if there is one."""
-        if self.row and is_main_process() and self._earlier is not None:
-            write_text(self.path, self._earlier + json.dumps(self.row) + "\n")
-        elif self.row and is_main_process():
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.row) + "\n")
-        self.row, self._earlier = {}, None
+        """Append the pending row, if there is one; where that fails it is tried again with the next one.
+
+        Raises:
+            SaveError: the file cannot be written to, and `training.on_save_error` is `stop`.
+        """
+        if self.row and is_main_process():
+            self._pending += json.dumps(self.row) + "\n"
+        self.row = {}
+        if not self._pending:
+            return
+        try:
+            if self._earlier is not None:
+                write_text(self.path, self._earlier + self._pending)
+            else:
+                append(self.path, self._pending)
+        except OSError as error:
+            text = f"{self.path.name}: {reason_of(error)}"
+            if self.on_save_error is OnSaveError.stop:
+                raise SaveError(f"{text}. Free some space") from error
+            logger.warning("%s; tried again later (training.on_save_error=warn)", text)
+            return
+        self._pending, self._earlier = "", None
 
 
 def _step_of(line: str) -> float:
@@ -159,6 +181,7 @@ class ProgressDisplay(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first_step = state.global_step
+        self.on_train_end(args, state, control)  # the training may start again
         if not (is_main_process() and sys.stderr.isatty()):
             return
         from rich.console import Console

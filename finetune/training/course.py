@@ -52,6 +52,8 @@ class Course:
     unlogged_losses: list[float] = field(default_factory=list)
     """Sum of the losses since `logged_step`, by process."""
     logged_step: int = 0
+    micro_batch_tokens: int | None = None
+    """Size of the micro-batches, where memory was too small for training.micro_batch_tokens."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,12 +61,17 @@ class Course:
             "measurement_due": self.measurement_due,
             "unlogged_losses": self.unlogged_losses,
             "logged_step": self.logged_step,
+            "micro_batch_tokens": self.micro_batch_tokens,
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Course":
         return cls(
-            LossWatch(content["losses"]), content["measurement_due"], content["unlogged_losses"], content["logged_step"]
+            LossWatch(content["losses"]),
+            content["measurement_due"],
+            content["unlogged_losses"],
+            content["logged_step"],
+            content["micro_batch_tokens"],
         )
 
 

@@ -1,5 +1,6 @@
 """Scalars to a tracker besides `metrics.jsonl`; off by default, offline unless the user asks otherwise."""
 
+import logging
 from typing import Any
 
 from transformers import TrainerCallback
@@ -8,6 +9,8 @@ from finetune.config import Tracker, TrackingConfig
 from finetune.log import is_main_process
 from finetune.run import RunFolder
 from finetune.training.callbacks import MetricsFile
+
+logger = logging.getLogger(__name__)
 
 
 class WandbScalars(TrainerCallback):
@@ -20,7 +23,7 @@ class WandbScalars(TrainerCallback):
         self.run: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not is_main_process():
+        if not is_main_process() or self.run is not None:
             return
         import wandb
 
@@ -36,9 +39,9 @@ class WandbScalars(TrainerCallback):
             x_disable_stats=True,
             x_disable_machine_info=True,
         )
-        self.run = wandb.init(
-            project=self.tracking.project, name=self.folder.path.name, dir=str(target), settings=settings
-        )
+        # Without a name of ours: the folder's name would tell what the run is about.
+        self.run = wandb.init(project=self.tracking.project, dir=str(target), settings=settings)
+        logger.info("tracking: wandb run %s, %s", self.run.name or self.run.id, self.tracking.mode.name)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.run is not None and self.metrics.row:

@@ -13,20 +13,23 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune import interruption
-from finetune.config import AdapterConfig, OnLossSpike, TrainingConfig
-from finetune.errors import TrainingError
+from finetune.config import AdapterConfig, OnLossSpike, OnSaveError, TrainingConfig
+from finetune.errors import ResourceError, SaveError, TrainingError
 from finetune.log import is_main_process
-from finetune.model.adapter import save_adapter
+from finetune.model.adapter import restore_adapter_state, save_adapter
+from finetune.model.free_memory import FreeMemory, reserve_bytes
+from finetune.model.hardware import is_out_of_memory, release_memory
+from finetune.records import Example
 from finetune.run import read_json, write_json
-from finetune.training import checkpoints
-from finetune.training.batches import EXAMPLES, IGNORED, MicroBatches
+from finetune.training import checkpoints, saving, states
+from finetune.training.batches import IGNORED, make_micro_batches
 from finetune.training.course import COURSE, Course, SpikeOfStep, StepSoFar, listed
 from finetune.training.loss_watch import Spike
+from finetune.training.shrinking import Generators, StartAgain, halved
+from finetune.training.steps import SHARE, Share, Steps
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +37,75 @@ _ELSEWHERE = "a signal to another process"
 
 
 class AdapterTrainer(SFTTrainer):
-    """Trains the adapter of a PeftModel on micro-batches that are already tokenised and masked."""
+    """Trains the adapter of a PeftModel on examples that are already tokenised and masked.
+
+    To the library a step has one batch: a `Share`, which is cut into micro-batches here.
+    """
 
     def __init__(
         self,
         *,
-        rows: MicroBatches,
-        validation: MicroBatches,
+        rows: Steps,
+        validation: Sequence[Example],
+        micro_batch_tokens: int,
+        initial: dict[str, torch.Tensor],
         adapter: AdapterConfig,
         training: TrainingConfig,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.rows = rows
-        self.validation = validation
+        self.validation_examples = validation
+        self.asked_tokens = micro_batch_tokens
+        self.initial = initial
+        """The untrained adapter."""
         self.adapter_config = adapter
         self.training_config = training
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole step itself
         self.pending_tokens = 0
         self.before_save: Callable[[], None] = lambda: None
-        """Called before a checkpoint is written: what the checkpoint's step logged must be on disk by then."""
+        """Called on every process before a checkpoint is written: what its step logged must be on disk by then."""
         self.checkpoints_dir = Path(arguments["args"].output_dir)
         self.step = StepSoFar()
         self.spike: SpikeOfStep | None = None
         """Set where the last step's loss was one."""
         self.course = Course()
+        self.has_checkpoint = False
+        self.memory = FreeMemory()
+        self.shortage = ""
+        """What is said of the main memory where it is nearly used up on any of the processes."""
         self.wishes_stop = False
         """Whether a signal to any of the processes asked for an end; the same on all of them."""
         self.wishes_save = False
+        self._take_size(None)
+
+    def _take_size(self, micro_batch_tokens: int | None) -> None:
+        """Cut steps and validation rows into micro-batches of this many tokens; None takes what was asked for."""
+        self.course.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = micro_batch_tokens or self.asked_tokens
+        examples = self.validation_examples
+        self.validation = make_micro_batches(examples, self.micro_batch_tokens, packed=self.rows.packed)
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """Train; from the start again where memory turned out too small before the first checkpoint."""
+        before, scaler = Generators.capture(), self.accelerator.scaler
+        scaling = {} if scaler is None else scaler.state_dict()
+        while True:
+            try:
+                result = super().train(*arguments, **named)
+                self.memory.close()
+                return result
+            except StartAgain:
+                smaller = self.course.micro_batch_tokens
+            restore_adapter_state(self.model, self.initial)
+            self.optimizer: Any = None
+            self.lr_scheduler: Any = None
+            self.spike = None
+            self.step, self.course, self.pending_tokens = StepSoFar(), Course(), 0
+            if scaler is not None:
+                scaler.load_state_dict(scaling)
+            self._take_size(smaller)
+            before.restore()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -84,16 +128,84 @@ class AdapterTrainer(SFTTrainer):
         targets = labels_BT[:, 1:]
         rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
         kept, where = positions.unique(return_inverse=True)
-        arguments = {name: value for name, value in inputs.items() if name not in ("labels", EXAMPLES)}
+        arguments = {name: value for name, value in inputs.items() if name != "labels"}
         logits_BKV = model(**arguments, logits_to_keep=kept, use_cache=False).logits
         logits_PV = logits_BKV[rows, where].float()
         return F.cross_entropy(logits_PV, targets[rows, positions], reduction="sum"), len(rows)
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        """Count the supervised tokens of a step, over all processes."""
+        count = torch.tensor([sum(inputs[SHARE].num_supervised() for inputs in batch_samples)], dtype=torch.float64)
+        return self._sum_over_processes(count)[0].long().to(device)
+
     def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **named: Any) -> torch.Tensor:
-        loss = super().training_step(model, inputs, *arguments, **named)
-        self.step.losses.append(loss)
-        self.step.examples.append(inputs[EXAMPLES])
-        return loss
+        """Compute a step's gradient in micro-batches; out of memory halves them, and the step is done again.
+
+        Raises:
+            ResourceError: a single row does not fit.
+        """
+        before, tokens = Generators.capture(), self.pending_tokens
+        while not self._accumulate(model, inputs[SHARE], *arguments, **named):
+            self.step, self.pending_tokens = StepSoFar(), tokens
+            model.zero_grad(set_to_none=True)
+            self._shrink(f"in step {self.state.global_step + 1}")
+            before.restore()
+        self._average_gradients()
+        return torch.stack(self.step.losses).sum()
+
+    def _accumulate(self, model: Any, share: Share, *arguments: Any, **named: Any) -> bool:
+        """Whether all micro-batches of a step fit into the memory of all processes."""
+        has_room = True
+        try:
+            for numbers in self.rows.micro_batches(share.rows, self.micro_batch_tokens):
+                with self.accelerator.no_sync(model):
+                    loss = super().training_step(model, self.rows.collate(numbers, share), *arguments, **named)
+                self.step.losses.append(loss)
+                self.step.examples.append(numbers)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            has_room = False
+        return self._everywhere(has_room)
+
+    def _everywhere(self, is_so: bool) -> bool:
+        """Whether it is so on all processes; every process must call it."""
+        return bool(self._sum_over_processes(torch.tensor([float(not is_so)]))[0] == 0)
+
+    def _average_gradients(self) -> None:
+        """Average the gradients of all processes, after the last micro-batch of each is known to have fitted."""
+        if self.args.world_size == 1:
+            return
+        model: Any = self.model
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        flat = torch.cat([weight.grad.flatten().float() for weight in weights])
+        mean: Any = self.accelerator.reduce(flat, reduction="mean")
+        for weight, part in zip(weights, mean.split([weight.numel() for weight in weights]), strict=True):
+            weight.grad.copy_(part.view_as(weight))
+
+    def _shrink(self, doing: str) -> None:
+        """Halve the micro-batches from here on; the same on every process.
+
+        Raises:
+            StartAgain: steps were taken with the larger ones, and no checkpoint is there yet.
+            ResourceError: they hold one row already.
+        """
+        longest = max(self.rows.longest(), max(map(len_of, self.validation_examples), default=0))
+        smaller = halved(self.micro_batch_tokens, longest, doing, self.training_config, self.adapter_config)
+        again = self.state.global_step > 0 and not self.has_checkpoint
+        logger.warning(
+            "out of memory %s: micro-batches of %d tokens instead of %d from here on, the same batch in each step%s",
+            doing,
+            smaller,
+            self.micro_batch_tokens,
+            "; from the first step again, since no checkpoint is there yet" if again else "",
+        )
+        self._take_size(smaller)
+        release_memory()
+        if again:
+            raise StartAgain
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called by the library between the last backward pass of a step and its update."""
@@ -109,18 +221,43 @@ class AdapterTrainer(SFTTrainer):
         """
         step, self.step = self.step, StepSoFar()
         share, norm = torch.stack([torch.stack(step.losses).sum(), torch.as_tensor(norm).to(step.losses[0])]).tolist()
-        wishes = [float(bool(interruption.stop_wish())), float(interruption.take_save_wish())]
-        total, stops, saves = self._sum_over_processes(torch.tensor([share, *wishes], dtype=torch.float64)).tolist()
+        self.shortage = self._shortage()
+        wishes = [bool(interruption.stop_wish()), interruption.take_save_wish(), bool(self.shortage)]
+        sums = self._sum_over_processes(torch.tensor([share, *wishes], dtype=torch.float64))
+        total, stops, saves, shortages = sums.tolist()
         loss = total / self.args.world_size
-        self.wishes_stop, self.wishes_save = stops > 0, saves > 0
-        if self.wishes_stop:
+        self.wishes_stop, self.wishes_save = stops + shortages > 0, saves > 0
+        if stops:
             interruption.wish_stop(_ELSEWHERE)
+        if shortages:
+            self.shortage = self.shortage or "another process has too little memory left"
         scaler = self.accelerator.scaler
         overflows = scaler is not None and scaler.get_scale() > 1  # float16: the scaler skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflows):
             self._refuse_step(step, loss, norm)
         found = self.course.watch.add(loss)
         self.spike = None if found is None else self._on_spike(model, found, self._rows_of(step.examples))
+
+    def _shortage(self) -> str:
+        """Say how little main memory is left, where it is too little to go on; never after the last step."""
+        room = self.memory.look()
+        is_last = self.state.global_step + 1 >= self.state.max_steps
+        return "" if room is None or is_last or room.free_bytes >= reserve_bytes(room) else str(room)
+
+    def raise_if_short_of_memory(self) -> None:
+        """End a run that stopped with a checkpoint because the kernel would soon have ended it.
+
+        Raises:
+            ResourceError: with the figures and what to change.
+        """
+        if self.shortage:
+            raise ResourceError(
+                f"step {self.state.global_step}: {self.shortage}; stopped with a checkpoint before the system ends "
+                "this process. End other programs or raise the limit, then go on with resume=true; for less memory "
+                f"start anew with a lower training.micro_batch_tokens (now {self.micro_batch_tokens}) or "
+                f"training.max_length (now {self.training_config.max_length}), or with "
+                "training.gradient_checkpointing=true"
+            )
 
     def _refuse_step(self, step: StepSoFar, loss: float, norm: float) -> NoReturn:
         bad = [not math.isfinite(value) for value in torch.stack(step.losses).tolist()]
@@ -157,8 +294,9 @@ class AdapterTrainer(SFTTrainer):
     def _agree_to_stop(self) -> bool:
         """Whether any process was asked to end; every process must call it."""
         wish = torch.tensor([float(bool(interruption.stop_wish()))])
-        self.wishes_stop = self.wishes_stop or bool(self._sum_over_processes(wish)[0] > 0)
-        if self.wishes_stop:
+        asked = bool(self._sum_over_processes(wish)[0] > 0)
+        self.wishes_stop = self.wishes_stop or asked
+        if asked:
             interruption.wish_stop(_ELSEWHERE)
         return self.wishes_stop
 
@@ -179,7 +317,7 @@ class AdapterTrainer(SFTTrainer):
         Raises:
             TrainingError: the loss of a micro-batch is no number.
         """
-        if not len(self.validation):
+        if not len(self.validation_examples):
             return {}
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=True)
         was_training = model.training
@@ -197,21 +335,20 @@ class AdapterTrainer(SFTTrainer):
         return metrics
 
     def _measure(self, model: Any) -> float | None:
-        sums = torch.zeros(2, dtype=torch.float64)
-        bad: list[int] = []
-        for first in range(0, len(self.validation), self.args.world_size):
-            if self._agree_to_stop():
-                return None
-            group = first + self.args.process_index
-            if group >= len(self.validation):
-                continue
-            inputs = self._prepare_inputs(self.validation.collate([{"group": group}]))
-            with self.compute_loss_context_manager():
-                loss_sum, num_supervised = self._loss_sum(model, inputs)
-            sums += torch.tensor([float(loss_sum), num_supervised], dtype=torch.float64)
-            if not bad and not torch.isfinite(loss_sum):
-                bad = list(self.validation.groups[group])
-        loss_sum, num_supervised = self._sum_over_processes(sums)
+        """Return the validation loss, or None where an end is asked for; out of memory halves the micro-batches."""
+        while True:
+            sums, bad = torch.zeros(3, dtype=torch.float64), []
+            for first in range(0, len(self.validation), self.args.world_size):
+                if self._agree_to_stop():
+                    return None
+                group = first + self.args.process_index
+                if group < len(self.validation) and not sums[2]:
+                    sums += self._measure_group(model, group)
+                    bad = bad if bad or sums.isfinite().all() else list(self.validation.groups[group])
+            loss_sum, num_supervised, num_failed = self._sum_over_processes(sums)
+            if not num_failed:
+                break
+            self._shrink(f"measuring after step {self.state.global_step}")
         loss = float(loss_sum / max(num_supervised, 1))
         if not math.isfinite(loss):
             own = self.validation.item_ids(bad)
@@ -222,6 +359,18 @@ class AdapterTrainer(SFTTrainer):
                 f"{self.training_config.learning_rate:g}), or set model.dtype=float32"
             )
         return loss
+
+    def _measure_group(self, model: Any, group: int) -> torch.Tensor:
+        """Return summed loss, supervised tokens, and 1 where memory was too small."""
+        try:
+            inputs = self._prepare_inputs(self.validation.collate(group))
+            with self.compute_loss_context_manager():
+                loss_sum, num_supervised = self._loss_sum(model, inputs)
+            return torch.tensor([float(loss_sum), num_supervised, 0], dtype=torch.float64)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return torch.tensor([0, 0, 1], dtype=torch.float64)
 
     def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         if self.args.world_size == 1:
@@ -242,15 +391,42 @@ class AdapterTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
         self.count_tokens()
-        self.before_save()
-        states = gather_object([checkpoints.RandomState.capture().to_json()])
+        random_states = gather_object([states.RandomState.capture().to_json()])
         self.course.unlogged_losses = gather_object([float(self._tr_loss)])
         self.course.logged_step = self._globalstep_last_logged
-        if is_main_process():
-            target = self.checkpoints_dir / checkpoints.checkpoint_name(self.state.global_step)
-            checkpoints.write_folder(target, lambda folder: self._fill_checkpoint(folder, states))
-            checkpoints.remove_old(self.checkpoints_dir, self.training_config.keep_checkpoints)
+        if self._keep("checkpoint", lambda: self._write_checkpoint(random_states)):
+            self.has_checkpoint = True
         self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+        self.before_save()
+        if is_main_process():
+            saving.check_room_for_checkpoint(self.checkpoints_dir, self.model)
+            target = self.checkpoints_dir / checkpoints.checkpoint_name(self.state.global_step)
+            checkpoints.write_folder(target, lambda folder: self._fill_checkpoint(folder, random_states))
+            checkpoints.remove_old(self.checkpoints_dir, self.training_config.keep_checkpoints)
+
+    def _keep(self, what: str, write: Callable[[], None]) -> bool:
+        """Write to the run folder and tell whether that went well, the same on every process.
+
+        Raises:
+            SaveError: it did not, and `training.on_save_error` is `stop`.
+        """
+        reason = ""
+        try:
+            write()
+        except (*saving.WRITE_ERRORS, SaveError) as error:
+            reason = saving.reason_of(error)
+        if not self._sum_over_processes(torch.tensor([float(bool(reason))]))[0]:
+            return True
+        newest = max((path.name for path in self.checkpoints_dir.glob("step-*")), default="none")
+        text = (
+            f"step {self.state.global_step}: the {what} could not be saved ({reason}); last good checkpoint: {newest}"
+        )
+        if self.training_config.on_save_error is OnSaveError.stop:
+            raise SaveError(f"{text}. Free some space; training.on_save_error=warn would go on without this save")
+        logger.warning("%s; going on without it (training.on_save_error=warn)", text)
+        return False
 
     def check_weights(self) -> None:
         """Refuse to save adapter weights or optimizer states that are no numbers; the same on every process.
@@ -271,24 +447,28 @@ class AdapterTrainer(SFTTrainer):
                 "model.dtype=float32"
             )
 
-    def _fill_checkpoint(self, folder: Path, states: list[dict[str, Any]]) -> None:
+    def _fill_checkpoint(self, folder: Path, random_states: list[dict[str, Any]]) -> None:
         save_adapter(self.model, folder)
         write_json(folder / COURSE, self.course.to_json())
-        checkpoints.save_optimizer(folder, self.optimizer, self.lr_scheduler)
-        checkpoints.save_random_states(folder, states)
+        states.save_optimizer(folder, self.optimizer, self.lr_scheduler)
+        states.save_random_states(folder, random_states)
         scaler = self.accelerator.scaler
         if scaler is not None:
-            checkpoints.write_json(folder / "scaler.json", scaler.state_dict())
+            write_json(folder / "scaler.json", scaler.state_dict())
+        if self.state.best_global_step and self.state.best_global_step != self.state.global_step:
+            checkpoints.keep_best(self.checkpoints_dir / checkpoints.BEST, folder)
         self.state.save_to_json(str(folder / checkpoints.TRAINER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_state(self.model, Path(resume_from_checkpoint))
+        states.load_adapter_state(self.model, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            states.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
             self.course = Course.from_json(read_json(Path(checkpoint) / COURSE))
             self.args.eval_on_start = self.course.measurement_due
+            self.has_checkpoint = True
+            self._take_size(self.course.micro_batch_tokens)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         file = Path(checkpoint) / "scaler.json" if checkpoint else None
@@ -297,7 +477,7 @@ class AdapterTrainer(SFTTrainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_random_state(Path(checkpoint), self.args.process_index)
+            states.load_random_state(Path(checkpoint), self.args.process_index)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Make the optimizer; LoRA+ gives the B matrices a rate of their own (Hayou et al. 2024)."""
@@ -317,28 +497,34 @@ class AdapterTrainer(SFTTrainer):
 
     def go_on_counting(self) -> None:
         """Take up the losses that were summed but not logged when the checkpoint was written."""
-        if self.course.unlogged_losses:
+        if self.args.process_index < len(self.course.unlogged_losses):
             self._tr_loss += self.course.unlogged_losses[self.args.process_index]
             self._globalstep_last_logged = self.course.logged_step
 
-    def save_best(self) -> None:
-        """Keep the present adapter as the best one so far; called on the main process."""
-        checkpoints.write_folder(
-            self.checkpoints_dir / checkpoints.BEST, lambda folder: save_adapter(self.model, folder)
-        )
+    def save_best(self) -> bool:
+        """Keep the present adapter as the best one so far; every process must call it."""
+        best = self.checkpoints_dir / checkpoints.BEST
+
+        def write() -> None:
+            if is_main_process():
+                checkpoints.write_folder(best, lambda folder: save_adapter(self.model, folder))
+
+        return self._keep("best adapter so far", write)
 
     def load_best(self) -> None:
-        """Put the best adapter so far back into the model, where one was measured."""
+        """Put the best adapter so far back into the model, where one was measured.
+
+        Raises:
+            CheckpointError: it has been damaged since it was written.
+        """
         best = self.checkpoints_dir / checkpoints.BEST
-        if self.state.best_global_step and checkpoints.damage(best) is None:
-            load_adapter_state(self.model, best)
+        if self.state.best_global_step:
+            checkpoints.refuse_damaged_best(best)
+            states.load_adapter_state(self.model, best)
 
 
-def load_adapter_state(model: Any, folder: Path) -> None:
-    """Put the adapter tensors of a checkpoint folder into a PeftModel of the same shape."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    result = set_peft_model_state_dict(model, tensors)
-    assert not getattr(result, "unexpected_keys", None), "the checkpoint's adapter has other tensors"
+def len_of(example: Example) -> int:
+    return len(example.input_ids)
 
 
 class Stopwatch:

@@ -23,6 +23,8 @@ Write = Callable[..., str]
 
 logger = logging.getLogger(__name__)
 
+pytestmark = pytest.mark.bar("R13")
+
 MOST_BYTES = 500_000_000
 MOST_SECONDS = 10.0
 
@@ -97,6 +99,7 @@ def write_zstd(path: Path, blocks: Iterator[bytes]) -> Path:
     return path
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.jsonl.zst", "bomb.txt.gz", "bomb.csv.zst", "bomb.json.gz"])
 def test_a_decompression_bomb_is_refused(tmp_path: Path, name: str) -> None:
     write_file = write_gzip if name.endswith(".gz") else write_zstd
@@ -118,6 +121,7 @@ def test_small_files_may_be_compressed_as_well_as_they_like(tmp_path: Path) -> N
     assert [type(row) for row in rows] == [RawRow]
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.json", "a.txt"])
 def test_what_is_too_long_is_one_rejected_row(write: Write, name: str) -> None:
     """The twin of the 200 MB lines: the same path with a small limit."""
@@ -153,6 +157,7 @@ def test_the_limit_itself_is_allowed(write: Write) -> None:
     assert [type(row) for row in rows] == [RawRow, Rejection, RawRow]
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.parametrize("depth", [300, 100_000])
 def test_deeply_nested_json_is_rejected_by_row(write: Write, depth: int) -> None:
     deep = '{"a": ' + "[" * depth + "]" * depth + "}"
@@ -165,11 +170,13 @@ def test_deeply_nested_json_is_rejected_by_row(write: Write, depth: int) -> None
     assert [type(row) for row in rows] == [RawRow, Rejection]
 
 
+@pytest.mark.bar("R13")
 def test_json_of_two_hundred_levels_is_a_row(write: Write) -> None:
     deep = '{"a": ' + "[" * 199 + "]" * 199 + "}"
     assert [type(row) for row in read_rows(write("a.jsonl", deep))] == [RawRow]
 
 
+@pytest.mark.bar("R13")
 def test_links_out_of_a_folder_and_special_files_are_reported(write: Write, tmp_path: Path) -> None:
     secret = Path(write("secret.txt", "secret"))
     folder = Path(write("docs/a.txt", "A")).parent
@@ -193,6 +200,7 @@ def test_links_out_of_a_folder_and_special_files_are_reported(write: Write, tmp_
     }
 
 
+@pytest.mark.bar("R13")
 def test_a_named_pipe_or_device_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match=r"^rows.jsonl: is a named pipe, not a file\. Give a file"):
@@ -202,6 +210,7 @@ def test_a_named_pipe_or_device_is_refused_at_once(tmp_path: Path) -> None:
         list(read_rows(str(tmp_path / "zero.txt")))
 
 
+@pytest.mark.bar("R13")
 def test_the_kept_content_of_a_rejected_row_is_bounded() -> None:
     for content in ("x" * 50_000, b"x" * 50_000, {"a": "x" * 50_000}, ["x"] * 50_000, {"a": {1, 2}}):
         assert 0 < len(rejected("f:1", "null", "d", content).content) <= 10_000
@@ -244,6 +253,7 @@ def looping_pdf(path: Path) -> Path:
     return path
 
 
+@pytest.mark.bar("R13")
 def test_a_looping_pdf_is_refused_within_the_budget(tmp_path: Path) -> None:
     pytest.importorskip("pypdf")
     outcome = read_within_budget(looping_pdf(tmp_path / "loop.pdf"))
@@ -251,6 +261,7 @@ def test_a_looping_pdf_is_refused_within_the_budget(tmp_path: Path) -> None:
     assert outcome.error.startswith("loop.pdf: ")
 
 
+@pytest.mark.bar("R13")
 def test_a_document_that_never_ends_costs_its_seconds_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
 ) -> None:
@@ -280,6 +291,7 @@ def test_a_document_that_never_ends_costs_its_seconds_alone(
     assert isinstance(second, RawRow)
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
@@ -309,6 +321,7 @@ def test_a_200_mb_line_is_rejected_within_the_budget(tmp_path: Path, name: str, 
     assert [found[1] for found in outcome.rejections[:1]] == [reason]
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.slow
 @pytest.mark.parametrize("filler", [b"[", b"[],", b'"\\n",', b"[[[],[]]],"])
 def test_hostile_json_lists_cost_no_more(tmp_path: Path, filler: bytes) -> None:
@@ -323,6 +336,7 @@ def test_hostile_json_lists_cost_no_more(tmp_path: Path, filler: bytes) -> None:
     assert outcome.error or outcome.rejections
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.jsonl.zst", "bomb.csv.gz", "bomb.txt.zst", "bomb.html.gz"])
 def test_a_ten_gigabyte_bomb_is_refused_within_the_budget(tmp_path: Path, name: str) -> None:
@@ -333,6 +347,7 @@ def test_a_ten_gigabyte_bomb_is_refused_within_the_budget(tmp_path: Path, name: 
     assert outcome.error or outcome.rejections[0][1] == "too_long"
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.slow
 def test_hostile_documents_cost_no_more(tmp_path: Path) -> None:
     pytest.importorskip("pypdf")
@@ -355,6 +370,7 @@ def test_hostile_documents_cost_no_more(tmp_path: Path) -> None:
         read_within_budget(folder / f"{name}.html")
 
 
+@pytest.mark.bar("R13")
 @pytest.mark.slow
 def test_a_huge_parquet_cell_costs_no_more(tmp_path: Path) -> None:
     import pyarrow

@@ -25,6 +25,8 @@ from finetune.data.readers.raw import RawRow
 from finetune.errors import DataError
 from finetune.records import Conversation, Message, PreferencePair
 
+pytestmark = pytest.mark.bar("R12")
+
 NUM_GOOD = 10
 ROLES = {"system", "user", "assistant", "tool"}
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")

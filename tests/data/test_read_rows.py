@@ -297,6 +297,7 @@ def test_arrow_folder_with_and_without_splits(tmp_path: Path) -> None:
         list(read_rows(str(tmp_path / "two"), split="dev"))
 
 
+@pytest.mark.bar("R13")
 def test_arrow_folder_reads_no_file_outside_itself(tmp_path: Path) -> None:
     import datasets
 

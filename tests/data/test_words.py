@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune.config import ControlTokens
 from finetune.data.encode import encode, encode_texts
+from finetune.data.rendering.control_tokens import set_policy
 from finetune.data.rendering.render import render_chat, template_of
 from finetune.data.rendering.spans import mask_of
 from finetune.data.words import WordEncoder, word_encoder
@@ -73,6 +75,8 @@ def merging_tokenizer(pattern: str | None) -> Any:
 
 
 def check(row: Conversation, tokenizer: Any) -> None:
+    """Control tokens of the row count as such, as they do for the tokenizer."""
+    set_policy(tokenizer, ControlTokens.allow)
     chat = render_chat(row.messages, row.tools, template_of(tokenizer))
     (ids, offsets), encoded = (
         encode_texts([chat.text], tokenizer, add_special_tokens=False)[0],

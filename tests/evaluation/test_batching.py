@@ -1,6 +1,10 @@
 """Batches lose nothing and keep within their limit; progress is told in the log where there is no terminal."""
 
+import pytest
+import torch
+
 from finetune import progress
+from finetune.errors import ResourceError
 from finetune.evaluation import batching
 
 
@@ -20,3 +24,35 @@ def test_progress_is_logged_where_there_is_no_terminal(caplog, monkeypatch):
     assert [record.getMessage().split(", ")[0] for record in caplog.records] == [
         "base: choices: 2 of 3 items",
     ]
+
+
+def holds(rows: int):
+    """Work that runs out of memory above so many rows, as torch says it on a GPU and on a CPU."""
+    sizes = []
+
+    def work(part):
+        sizes.append(len(part))
+        if len(part) > 2 * rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if len(part) > rows:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return [10 * index for index in part]
+
+    return work, sizes
+
+
+@pytest.mark.bar("R8")
+def test_a_batch_that_does_not_fit_is_cut_and_later_ones_are_too(caplog):
+    fitting, (work, sizes) = batching.Fitting(), holds(3)
+    assert fitting.run(list(range(10)), work) == [10 * index for index in range(10)]
+    assert fitting.run([7, 8, 9], work) == [70, 80, 90]
+    assert sizes == [10, 5, 3, 3, 3, 1, 1, 1, 1]
+    assert "batches in 4 parts" in caplog.text
+
+
+@pytest.mark.bar("R8")
+def test_a_single_row_that_does_not_fit_is_an_error_and_others_errors_pass():
+    with pytest.raises(ResourceError, match=r"single row: lower training\.max_length"):
+        batching.Fitting().run([1, 2, 3], holds(0)[0])
+    with pytest.raises(RuntimeError, match="shapes"):
+        batching.Fitting().run([1], lambda part: (_ for _ in ()).throw(RuntimeError("shapes differ")))

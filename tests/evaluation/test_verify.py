@@ -96,6 +96,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.bar("R14")
 def test_a_right_export_passes(exported_dir: Path, reference: Reference, tokenizer: Any) -> None:
     found = verify_safetensors(exported_dir, reference, tokenizer=tokenizer, quantization_shift_kl_mean=0.25)
     assert found.passed, found.reason
@@ -108,6 +109,7 @@ def test_a_right_export_passes(exported_dir: Path, reference: Reference, tokeniz
     assert found.quantization_shift_kl_mean == 0.25
 
 
+@pytest.mark.bar("R14")
 def test_the_base_alone_does_not_pass(base_dir: Path, reference: Reference, tokenizer: Any) -> None:
     found = verify_safetensors(base_dir, reference, tokenizer=tokenizer)
     assert not found.passed
@@ -116,6 +118,7 @@ def test_the_base_alone_does_not_pass(base_dir: Path, reference: Reference, toke
     assert "KL divergence" in found.reason
 
 
+@pytest.mark.bar("R14")
 @pytest.mark.parametrize(
     "name",
     ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "model.layers.0.self_attn.k_proj.weight"],
@@ -125,6 +128,7 @@ def test_one_wrong_tensor_fails(name: str, damaged_dir: Path, reference: Referen
     assert not verify_safetensors(damaged_dir, reference, tokenizer=tokenizer).passed
 
 
+@pytest.mark.bar("R14")
 def test_the_update_of_one_tensor_left_out_fails(
     damaged_dir: Path, base_dir: Path, reference: Reference, tokenizer: Any
 ) -> None:
@@ -133,6 +137,7 @@ def test_the_update_of_one_tensor_left_out_fails(
     assert not verify_safetensors(damaged_dir, reference, tokenizer=tokenizer).passed
 
 
+@pytest.mark.bar("R14")
 def test_a_tensor_left_out_is_named(damaged_dir: Path, reference: Reference, tokenizer: Any) -> None:
     change_weights(damaged_dir, lambda weights: weights.pop("model.norm.weight"))
     found = verify_safetensors(damaged_dir, reference, tokenizer=tokenizer)
@@ -140,6 +145,7 @@ def test_a_tensor_left_out_is_named(damaged_dir: Path, reference: Reference, tok
     assert "missing keys: model.norm.weight" in found.reason
 
 
+@pytest.mark.bar("R14")
 def test_another_template_fails(damaged_dir: Path, reference: Reference, tokenizer: Any) -> None:
     path = damaged_dir / "chat_template.jinja"
     path.write_text(path.read_text().replace("<|im_end|>", "<|endoftext|>", 1))
@@ -151,6 +157,7 @@ def test_another_template_fails(damaged_dir: Path, reference: Reference, tokeniz
     assert not verify_safetensors(damaged_dir, reference, tokenizer=tokenizer).template_match
 
 
+@pytest.mark.bar("R14")
 @pytest.mark.parametrize("damage", ["eos", "special", "merge"])
 def test_another_tokenizer_fails(damage: str, damaged_dir: Path, reference: Reference, tokenizer: Any) -> None:
     vocabulary = damaged_dir / "tokenizer.json"
@@ -166,6 +173,7 @@ def test_another_tokenizer_fails(damage: str, damaged_dir: Path, reference: Refe
     assert "tokenizer encodes differently" in found.reason
 
 
+@pytest.mark.bar("R14")
 def test_what_does_not_load_is_an_export_error(damaged_dir: Path, reference: Reference, tokenizer: Any) -> None:
     path = damaged_dir / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -176,6 +184,7 @@ def test_what_does_not_load_is_an_export_error(damaged_dir: Path, reference: Ref
         verify_safetensors(damaged_dir, reference, tokenizer=tokenizer)
 
 
+@pytest.mark.bar("R14")
 def test_numbers_that_are_not_finite_are_an_export_error(
     damaged_dir: Path, reference: Reference, tokenizer: Any
 ) -> None:

@@ -264,6 +264,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.few(4)
 @pytest.mark.parametrize("case", ARCHITECTURES)
 def test_merge_equals_peft_on_other_architectures(
     case: str,

@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from finetune import placing
 from finetune.errors import ExportError, ResourceError
-from finetune.export import merged_rows, placing, stream
+from finetune.export import merged_rows, stream
 from finetune.export.merge import MergePlan, RoundTrip, plan_merge
 from finetune.export.safetensors import manifest_content, write_safetensors
 from finetune.export.stream import Block
@@ -164,6 +165,7 @@ def test_tokenizer_keeps_its_template_and_forgets_truncation(plan: MergePlan, to
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == tokenizer.chat_template
 
 
+@pytest.mark.bar("R15")
 def test_an_earlier_export_is_replaced_when_the_new_one_is_complete(
     plan: MergePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,11 +188,12 @@ def test_an_earlier_export_is_replaced_when_the_new_one_is_complete(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.bar("R15")
 def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path: Path) -> None:
     write_safetensors(plan, tmp_path / "out", tokenizer=None, card="old")
     (tmp_path / "out").rename(tmp_path / ".out.previous")
     (tmp_path / ".out.partial").mkdir()
-    staged = placing._staged(tmp_path / "out")
+    staged = placing.recover(tmp_path / "out")
     assert not staged.exists()
     assert (tmp_path / "out" / "README.md").read_text() == "old"
 
@@ -198,7 +201,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(plan: MergePlan, tmp_path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from finetune.export import placing
+from finetune import placing
 from finetune.export import safetensors as writer
 from finetune.export.merge import plan_merge
 base, adapter, target = map(Path, sys.argv[1:])
@@ -207,6 +210,7 @@ writer.write_safetensors(plan_merge(base, adapter), target, tokenizer=None, card
 """
 
 
+@pytest.mark.bar("R15")
 @pytest.mark.slow
 def test_a_kill_before_the_rename_leaves_nothing_that_looks_finished(plan: MergePlan, tmp_path: Path) -> None:
     target = tmp_path / "out"
@@ -238,6 +242,7 @@ def test_too_small_a_disk_is_seen_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.bar("R15")
 def test_a_disk_that_becomes_full_leaves_nothing(
     plan: MergePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,9 @@ class Runs:
     def run(self, name: str, *more: str, before: Callable[[], object] = lambda: None) -> Ended:
         return fork_main(self.words(name, *more), self.path / f"{name}.log", before)
 
+    def call(self, command: str, name: str, *more: str, before: Callable[[], object] = lambda: None) -> Ended:
+        return fork_main([command, *self.words(name, *more)], self.path / f"{name}-{command}.log", before)
+
     def adapter(self, name: str) -> bytes:
         return (self.path / name / "adapter" / "adapter_model.safetensors").read_bytes()
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from finetune.training.loss_watch import FEWEST_STEPS, WINDOW_STEPS, LossWatch
 
 
+@pytest.mark.bar("R7")
 def test_one_spike_in_a_thousand_losses_is_found_and_nothing_else() -> None:
     generator = random.Random(1)
     watch = LossWatch()
@@ -22,6 +23,7 @@ def test_one_spike_in_a_thousand_losses_is_found_and_nothing_else() -> None:
     assert found == [500]
 
 
+@pytest.mark.bar("R7")
 def test_no_loss_is_a_spike_before_enough_are_known_and_the_window_is_bounded() -> None:
     watch = LossWatch()
     assert not any(watch.add(loss) for loss in [1.0, 1.1] * (FEWEST_STEPS // 2 - 1) + [1.0, 900.0])
@@ -30,6 +32,7 @@ def test_no_loss_is_a_spike_before_enough_are_known_and_the_window_is_bounded() 
     assert len(watch.losses) == WINDOW_STEPS
 
 
+@pytest.mark.bar("R7")
 def test_a_spike_does_not_hide_the_next_one_and_a_new_level_is_accepted() -> None:
     generator = random.Random(2)
     watch = LossWatch(1 + generator.gauss(0, 0.1) for _ in range(128))
@@ -39,6 +42,7 @@ def test_a_spike_does_not_hide_the_next_one_and_a_new_level_is_accepted() -> Non
     assert 0 < spikes < 20
 
 
+@pytest.mark.bar("R7")
 def test_a_restored_window_decides_the_same() -> None:
     generator = random.Random(3)
     one = LossWatch(1 + generator.gauss(0, 0.2) for _ in range(200))
@@ -72,6 +76,7 @@ def finite_loss_without_gradient(loss: Any) -> Any:
     return loss + ((loss - loss.detach()).abs() + 0.0).sqrt()
 
 
+@pytest.mark.bar("R6")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -96,6 +101,7 @@ def test_numbers_that_are_none_stop_before_the_update(
     assert again.code == 0 and runs.adapter(name) == whole
 
 
+@pytest.mark.bar("R6")
 @pytest.mark.slow
 def test_a_nan_in_the_validation_rows_stops_before_it_is_saved(runs: Any) -> None:
     def patch() -> None:
@@ -114,6 +120,7 @@ def test_a_nan_in_the_validation_rows_stops_before_it_is_saved(runs: Any) -> Non
     assert runs.checkpoints("validation") == ["step-00000001", "step-00000002"]
 
 
+@pytest.mark.bar("R6")
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["weight", "optimizer"])
 def test_weights_and_optimizer_that_are_no_numbers_are_not_saved(victim: str, runs: Any) -> None:
@@ -145,12 +152,14 @@ def spike(loss: Any) -> Any:
     return loss * 50
 
 
+@pytest.mark.bar("R7")
 @pytest.mark.slow
 def test_a_clean_run_has_no_spike(runs: Any) -> None:
     assert runs.train("clean", *LONG).code == 0
     assert not [row for row in runs.metrics("clean") if "skipped" in row]
 
 
+@pytest.mark.bar("R7")
 @pytest.mark.slow
 def test_a_spike_is_told_and_learned_from(runs: Any) -> None:
     ended = runs.train("warn", *LONG, before=poison(41, spike))
@@ -160,6 +169,7 @@ def test_a_spike_is_told_and_learned_from(runs: Any) -> None:
     assert told[0]["spike_loss"] > told[0]["spike_limit"] and all(name.startswith("item-") for name in told[0]["rows"])
 
 
+@pytest.mark.bar("R7")
 @pytest.mark.slow
 def test_a_skipped_step_leaves_the_weights_as_they_were_and_resume_agrees(runs: Any) -> None:
     policy = "training.on_loss_spike=skip"
@@ -215,6 +225,7 @@ def _kill_after_checkpoint(step: int) -> None:
     AdapterTrainer._save_checkpoint = save  # type: ignore[method-assign]
 
 
+@pytest.mark.bar("R7")
 @pytest.mark.slow
 def test_a_spike_ends_the_run_where_asked(runs: Any) -> None:
     ended = runs.train("stop", *LONG, "training.on_loss_spike=stop", before=poison(41, spike))

@@ -17,6 +17,8 @@ import pytest
 from finetune import interruption
 from finetune.__main__ import continuing
 
+pytestmark = pytest.mark.bar("R5")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -97,14 +99,14 @@ def at(place: str, name: str, *, call: int = 1) -> Callable[[], None]:
 TRAINER = "finetune.training.trainer:AdapterTrainer"
 IN_TRAINING = {
     "before the first step": (f"{TRAINER}._run_epoch", 1, []),
-    "first micro-batch of a step": (f"{TRAINER}.training_step", 3, ["step-00000002"]),
-    "second micro-batch of a step": (f"{TRAINER}.training_step", 4, ["step-00000002"]),
+    "first micro-batch of a step": (f"{TRAINER}.training_step", 2, ["step-00000002"]),
+    "second micro-batch of a step": (f"{TRAINER}.compute_loss", 2, ["step-00000001"]),
     "measuring the untrained model": (f"{TRAINER}._loss_sum", 1, []),
     "measuring": (f"{TRAINER}._measure", 2, ["step-00000003"]),
     "logging": (f"{TRAINER}.log", 3, ["step-00000003"]),
-    "saving": ("finetune.training.checkpoints:save_optimizer", 1, ["step-00000004", "step-00000005"]),
+    "saving": ("finetune.training.states:save_optimizer", 1, ["step-00000004", "step-00000005"]),
     "last measurement": (f"{TRAINER}._measure", 3, ["step-00000004", "step-00000006"]),
-    "last save": ("finetune.training.checkpoints:save_optimizer", 2, ["step-00000004", "step-00000006"]),
+    "last save": ("finetune.training.states:save_optimizer", 2, ["step-00000004", "step-00000006"]),
 }
 
 
@@ -169,7 +171,7 @@ def test_a_signal_elsewhere_ends_at_once_and_leaves_no_half_written_file(
 
 @pytest.mark.slow
 def test_sigusr1_saves_and_goes_on(runs: Any, whole: bytes) -> None:
-    ended = runs.train("usr1", "training.keep_checkpoints=9", before=at(f"{TRAINER}.training_step", "SIGUSR1", call=4))
+    ended = runs.train("usr1", "training.keep_checkpoints=9", before=at(f"{TRAINER}.training_step", "SIGUSR1", call=2))
     assert ended.code == 0 and "SIGUSR1: a checkpoint is saved" in ended.said, ended.said
     assert runs.checkpoints("usr1") == ["step-00000002", "step-00000004", "step-00000006"]
     assert runs.adapter("usr1") == whole
@@ -178,8 +180,8 @@ def test_sigusr1_saves_and_goes_on(runs: Any, whole: bytes) -> None:
 @pytest.mark.slow
 def test_a_second_sigint_in_training_ends_at_once(runs: Any, whole: bytes) -> None:
     def twice() -> None:
-        at(f"{TRAINER}.training_step", "SIGINT", call=10)()
-        at(f"{TRAINER}.training_step", "SIGINT", call=9)()
+        at(f"{TRAINER}.training_step", "SIGINT", call=5)()
+        at(f"{TRAINER}._accumulate", "SIGINT", call=5)()
 
     ended = runs.train("twice", before=twice)
     assert ended.code == 1 and "go on with" in ended.said.splitlines()[-1], ended.said

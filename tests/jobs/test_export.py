@@ -76,6 +76,7 @@ def test_the_wrong_base_is_told_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.bar("R14")
 def test_a_file_that_is_not_the_model_keeps_its_ending(
     tiny_model_dir: Path, plain_adapter_dir: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_full_disk_is_told_before_the_training(
     assert not (tmp_path / "law/metrics.jsonl").exists()
 
 
+@pytest.mark.bar("R15")
 def test_a_repeated_export_gives_the_same_bytes(tiny_model_dir: Path, plain_adapter_dir: Path, tmp_path: Path) -> None:
     found = []
     for name in ("one", "two"):

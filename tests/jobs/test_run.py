@@ -125,6 +125,7 @@ def test_parts_can_be_done_again_alone(finished: Path, tiny_model_dir: Path, row
     assert main(["evaluate", *words, "seed=5"]) == 2
 
 
+@pytest.mark.bar("R14")
 def test_a_wrong_export_fails_the_run(
     finished: Path, tiny_model_dir: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

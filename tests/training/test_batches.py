@@ -35,7 +35,7 @@ def test_labels_are_the_supervised_tokens_and_no_first_token(packed: bool) -> No
     batches = make_micro_batches([*EXAMPLES, example(6, prompt=0, start=900)], 16, packed=packed)
     predicted = []
     for group in range(len(batches)):
-        labels_BT = batches.collate([{"group": group}])["labels"]
+        labels_BT = batches.collate(group)["labels"]
         predicted += labels_BT[labels_BT != IGNORED].tolist()
     expected = [token for row in EXAMPLES for token in row.input_ids[2:]] + list(range(901, 906))
     assert sorted(predicted) == sorted(expected)
@@ -43,13 +43,13 @@ def test_labels_are_the_supervised_tokens_and_no_first_token(packed: bool) -> No
 
 def test_positions_start_again_in_each_document() -> None:
     batches = make_micro_batches([example(3), example(2, start=50)], 16, packed=True)
-    row = batches.collate([{"group": 0}])
+    row = batches.collate(0)
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert row["input_ids"].tolist() == [[10, 11, 12, 50, 51]]
     assert row["labels"][0, 3] == IGNORED
 
 
 def test_padding_is_masked() -> None:
-    row = make_micro_batches([example(3), example(2, start=50)], 16, packed=False).collate([{"group": 0}])
+    row = make_micro_batches([example(3), example(2, start=50)], 16, packed=False).collate(0)
     assert row["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert torch.equal(row["labels"] != IGNORED, torch.tensor([[False, False, True], [False, False, False]]))

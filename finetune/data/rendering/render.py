@@ -28,6 +28,8 @@ class RenderedChat:
     """One per message; None where it has no content of its own."""
     thoughts: tuple[Span | None, ...]
     """One per message; None where it has no thoughts, or the template drops them."""
+    encoded: tuple[list[int], list[Span]] | None = None
+    """Token ids and offsets, where the row writes control tokens, which must not be found in `text`."""
 
 
 def render_text(

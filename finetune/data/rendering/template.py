@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.data.rendering.bounds import bounded, check_source
 from finetune.data.rendering.entries import chat_entries
 from finetune.data.rendering.spans import Span
 from finetune.data.rendering.turns import TurnMarks, learn_turn_marks
@@ -43,6 +44,7 @@ class Template:
         """Return the Jinja text and whether it has generation markers."""
         if has_tools not in self.sources:
             text = self.tokenizer.get_chat_template(None, [{}] if has_tools else None)
+            check_source(text)
             self.sources[has_tools] = text, bool(_MARKER.search(text))
         return self.sources[has_tools]
 
@@ -81,16 +83,21 @@ def write(
 
     Raises:
         RenderProblem: the template raises an error.
+        ModelError: it takes too much time or memory, or is no template.
     """
     tool_list = json.loads(tools) if tools else None
     try:
         return _run(chat_entries(messages), tool_list, template, add_generation_prompt)
+    except ModelError:
+        raise
     except Exception as error:
         ways = ((True, False), (False, True), (True, True)) if any(message.tool_calls for message in messages) else ()
         for as_text, short_ids in ways:
             try:
                 chat = chat_entries(messages, arguments_as_text=as_text, short_ids=short_ids)
                 return _run(chat, tool_list, template, add_generation_prompt)
+            except ModelError:
+                raise
             except Exception:
                 continue
         raise RenderProblem(f"the chat template cannot write it ({one_line(error)})") from error
@@ -112,14 +119,15 @@ def _run(
     from transformers.utils.chat_template_utils import render_jinja_template
 
     source, has_markers = template.source(tools is not None)
-    rendered, marked = render_jinja_template(
-        conversations=[chat],
-        tools=tools,
-        chat_template=source,
-        return_assistant_tokens_mask=has_markers,
-        add_generation_prompt=add_generation_prompt,
-        **template.named_tokens,
-    )
+    with bounded():
+        rendered, marked = render_jinja_template(
+            conversations=[chat],
+            tools=tools,
+            chat_template=source,
+            return_assistant_tokens_mask=has_markers,
+            add_generation_prompt=add_generation_prompt,
+            **template.named_tokens,
+        )
     if not has_markers:
         return rendered[0], None
     return rendered[0], [(int(start), int(end)) for start, end in marked[0]]

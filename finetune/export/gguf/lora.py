@@ -4,8 +4,6 @@ llama.cpp adds alpha / rank x (lora_b @ lora_a) to a tensor, with one alpha for 
 Where modules have scalings of their own (rsLoRA, patterns), lora_b carries what is left.
 """
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ import torch
 from finetune.errors import ConfigError, ExportError
 from finetune.export.adapter_files import Adapter, LowRankPair
 from finetune.export.gguf.tensors import GgufTensor
-from finetune.export.gguf.write import ALIGNMENT, interleaved, write_header
+from finetune.export.gguf.write import ALIGNMENT, header, interleaved
 from finetune.export.merge import MergePlan
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
+from finetune.export.stream import hashed_file
 
 _WAY_OUT = "export the merged model (export.formats=[gguf_q8_0])"
 
@@ -96,13 +95,9 @@ def _write(target: Path, arrays: Mapping[str, np.ndarray[Any, Any]], metadata: M
     sizes = {name: array.nbytes for name, array in arrays.items()}
     check_disk(sum(sizes.values()), target)
     with placed(target) as staged:
-        write_header(staged, metadata, tensors, dict.fromkeys(arrays, "F32"), sizes)
-        with staged.open("ab") as file:
+        with hashed_file(staged) as file:
+            file.write(header(metadata, tensors, dict.fromkeys(arrays, "F32"), sizes))
             for array in arrays.values():
                 file.write(array.tobytes() + bytes(-array.nbytes % ALIGNMENT))
-            file.flush()
-            os.fsync(file.fileno())
-        with staged.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         total = staged.stat().st_size
-    return ExportFiles(path=target, files=(ExportedFile(name=target.name, num_bytes=total, sha256=sha256),))
+    return ExportFiles(path=target, files=(ExportedFile(name=target.name, num_bytes=total, sha256=file.sha256),))

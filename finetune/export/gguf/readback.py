@@ -18,6 +18,7 @@ from finetune.export.gguf.tensors import GgufTensor
 from finetune.export.gguf.write import interleaved, open_rows
 from finetune.export.merge import MergePlan
 from finetune.export.merged_rows import MergedRows
+from finetune.headers.gguf import check_gguf_header
 
 MOST_VALUES = 1 << 20
 """Values of a tensor that are compared."""
@@ -40,6 +41,7 @@ def damaged_tensors(path: Path, plan: MergePlan, tensors: Sequence[GgufTensor], 
     from gguf import GGUFReader
 
     try:
+        check_gguf_header(path)
         written = {str(tensor.name): tensor for tensor in GGUFReader(path).tensors}
     except Exception as error:
         raise ExportError(f"{path}: cannot be read back: {one_line(error)}") from error

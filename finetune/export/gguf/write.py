@@ -4,6 +4,7 @@ Each value is read once, added to in float32, rounded or quantised once, and wri
 written. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from finetune.export.gguf.tensors import GgufTensor, Rows
 from finetune.export.merge import MergePlan, TensorPlan, check_values
 from finetune.export.merged_rows import MergedRows
 from finetune.export.placing import ExportedFile, ExportFiles, check_disk, placed
-from finetune.export.stream import Block, appended, in_order
+from finetune.export.stream import Block, hashed_file, in_order
 from finetune.export.tensor_files import BLOCK_BYTES, Scratch
 from finetune.progress import track
 
@@ -55,8 +56,8 @@ def write_gguf(
     sizes = {tensor.name: num_bytes(tensor, types[tensor.name]) for tensor in tensors}
     check_disk(sum(sizes.values()), target)
     with placed(target) as staged:
-        write_header(staged, metadata, tensors, types, sizes)
-        with appended(staged) as file:
+        with hashed_file(staged) as file:
+            file.write(header(metadata, tensors, types, sizes))
             sources = _Sources(plan, importance or {})
             tasks = (
                 task for tensor in tensors for task in _tasks(tensor, types[tensor.name], sizes[tensor.name], sources)
@@ -72,25 +73,26 @@ def num_bytes(tensor: GgufTensor, type_name: str) -> int:
     return tensor.num_values // tensor.shape[-1] * row_bytes(type_name, tensor.shape[-1])
 
 
-def write_header(
-    path: Path, metadata: Values, tensors: Sequence[GgufTensor], types: Mapping[str, str], sizes: Mapping[str, int]
-) -> None:
-    """Write all that comes before the tensors' bytes, padded to where they begin."""
+def header(
+    metadata: Values, tensors: Sequence[GgufTensor], types: Mapping[str, str], sizes: Mapping[str, int]
+) -> bytes:
+    """Return all that comes before the tensors' bytes, padded to where they begin."""
     from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.gguf_writer import WriterState
 
-    writer = GGUFWriter(path, str(metadata["general.architecture"]))
+    content: Any = io.BytesIO()
+    writer = GGUFWriter(None, str(metadata["general.architecture"]))
     for key, value in metadata.items():
         if key != "general.architecture":  # the writer has put it first
             _add_value(writer, key, value)
     for tensor in tensors:
         raw_type = GGMLQuantizationType[types[tensor.name]]
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), sizes[tensor.name], raw_type)
+    writer.fout, writer.state = [content], WriterState.EMPTY  # in the place of a file that it would open
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("ab") as file:
-        file.write(bytes(-file.tell() % ALIGNMENT))
+    return content.getvalue() + bytes(-content.tell() % ALIGNMENT)
 
 
 def _add_value(writer: Any, key: str, value: Any) -> None:

@@ -14,6 +14,8 @@ pytest.importorskip("presidio_analyzer")
 from finetune.data.privacy import measured_recall
 from finetune.data.privacy.engine import KINDS
 
+pytestmark = pytest.mark.bar("S10")
+
 ROOT = Path(__file__).resolve().parents[3]
 SLACK = 0.05
 """What a smaller draw, or another version of a library, may find less than the measured share."""

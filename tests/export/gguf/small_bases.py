@@ -60,6 +60,10 @@ def sizes(hidden: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+_COMMON_SHARE = 0.7
+"""How much the experts of a mixture have in common. A router on the edge takes another expert after the least rounding;
+between experts that have nothing in common the comparison would be about such edges alone."""
+
 _NARROW_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 _GEMMA = {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 48}
 _FALCON = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_kv_heads": 1, "bias": False}
@@ -200,6 +204,9 @@ def save_base(name: str, shared: Path, folder: Path, *, tokenizer_name: str | No
         for weight in small.parameters():
             if weight.ndim == 1:
                 weight.add_(0.1 * torch.randn_like(weight))
+        for weight_name, weight in small.named_parameters():
+            if ".experts." in weight_name:
+                weight.lerp_(weight[:1].clone(), _COMMON_SHARE)
     if num_steps:
         _teach(small, [torch.tensor([places[token] for token in ids]) for ids in short], num_others, num_steps)
     special = {f"{part}_token_id": getattr(tokenizer, f"{part}_token_id") for part in ("bos", "eos", "pad")}

@@ -1,10 +1,9 @@
 """llama.cpp's convert_hf_to_gguf.py as the oracle: same tensors, same values, same metadata, for every architecture.
 
-Runs where the environment variable FINETUNE_LLAMA_CPP names a folder with llama.cpp's sources.
+Its sources are those that FINETUNE_LLAMA_CPP names, or they are fetched (llama_cpp_sources.py).
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from finetune.export.gguf import architectures
 
 from .assemble import assemble
 from .configs import CONFIGS, save_checkpoint
+from .llama_cpp_sources import find_sources
 from .random_models import MODELS, save_random_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 gguf = pytest.importorskip("gguf")
 
 PUBLISHED = {f"published_{name}": config for name, config in CONFIGS.items() if name != "falcon_7b"}
@@ -27,14 +27,13 @@ PUBLISHED = {f"published_{name}": config for name, config in CONFIGS.items() if 
 
 ALL = [*MODELS, *PUBLISHED]
 
-SOURCES = os.environ.get("FINETUNE_LLAMA_CPP", "")
-
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all models, each with the converter's file or its complaint."""
-    if not (Path(SOURCES) / "convert_hf_to_gguf.py").is_file():
-        pytest.skip("FINETUNE_LLAMA_CPP names no folder with llama.cpp's sources")
+    sources = find_sources()
+    if isinstance(sources, str):
+        pytest.skip(sources)
     root = tmp_path_factory.mktemp("converted")
     for name in MODELS:
         save_random_model(name, root / name)
@@ -45,7 +44,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocabulary = {f"t{number}": number for number in range(num_tokens)}
         (root / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []}))
     driver = Path(__file__).with_name("convert.py")
-    command = [sys.executable, str(driver), SOURCES, *(str(root / name) for name in ALL)]
+    command = [sys.executable, str(driver), str(sources), *(str(root / name) for name in ALL)]
     subprocess.run(command, check=True, capture_output=True, timeout=400)
     return root
 

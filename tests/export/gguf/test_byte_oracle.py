@@ -202,6 +202,7 @@ def differing_keys(case: Case, ours: Any, theirs: Any) -> Iterator[str]:
             yield key
 
 
+@pytest.mark.few(4, rest="exhaustive")
 @pytest.mark.parametrize("name", CASES)
 def test_files_of_a_base_are_those_of_the_converter(
     name: str, sources: Path, folders: Callable[[str], Path], tmp_path: Path
@@ -241,6 +242,7 @@ def assert_as_explained(case: Case, ours: Any, theirs: Any) -> None:
         assert pairs and all("\N{REPLACEMENT CHARACTER}" in other for _, other in pairs)
 
 
+@pytest.mark.few(2, rest="exhaustive")
 @pytest.mark.parametrize("name", MERGED)
 def test_one_pass_gives_the_bytes_of_a_merge_in_32_bits_and_a_conversion(
     name: str,

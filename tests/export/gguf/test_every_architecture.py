@@ -54,7 +54,8 @@ def words_of(model_dir: Path, rows: tuple[Path, Path], out: Path, num_steps: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*BASES, *REAL])
+@pytest.mark.few(4, rest="exhaustive")
+@pytest.mark.parametrize("name", [*REAL, *BASES])
 def test_what_llama_cpp_computes_is_what_was_trained(name: str, shared_dir: Path, tmp_path: Path) -> None:
     if name in BASES:
         model_dir, tokenizer = tmp_path / "base", BASES[name].tokenizer

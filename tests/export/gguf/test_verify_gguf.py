@@ -71,6 +71,7 @@ def verified(
     return verify_gguf(path, format, reference, trained)
 
 
+@pytest.mark.bar("R14")
 @pytest.mark.parametrize("format", ["F32", "F16", "BF16", "Q8_0"])
 def test_the_trained_model_passes(
     format: str, plan: MergePlan, reference: Reference, trained: Trained, tmp_path: Path
@@ -83,6 +84,7 @@ def test_the_trained_model_passes(
     assert found.clear_agreement == 1
 
 
+@pytest.mark.bar("R14")
 def test_a_wrong_merge_fails(plan: MergePlan, reference: Reference, trained: Trained, tmp_path: Path) -> None:
     pairs = {name: replace(pair, scaling=pair.scaling * 0.8) for name, pair in plan.adapter.pairs.items()}
     tensors = tuple(replace(tensor, pair=tensor.pair and pairs[tensor.pair.module]) for tensor in plan.tensors)
@@ -92,6 +94,7 @@ def test_a_wrong_merge_fails(plan: MergePlan, reference: Reference, trained: Tra
     assert not found.passed and "KL divergence" in found.reason
 
 
+@pytest.mark.bar("R14")
 def test_one_wrong_tensor_fails_and_is_named(
     plan: MergePlan, reference: Reference, trained: Trained, tmp_path: Path
 ) -> None:
@@ -110,6 +113,7 @@ def test_one_wrong_tensor_fails_and_is_named(
     assert not without.passed and "clearly prefers another token" in without.reason
 
 
+@pytest.mark.bar("R14")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -126,6 +130,7 @@ def test_a_wrong_tokenizer_or_template_fails(
     assert not found.passed and reason in found.reason, found
 
 
+@pytest.mark.bar("R14")
 def test_two_tokens_that_changed_places_fail(
     plan: MergePlan, reference: Reference, trained: Trained, tmp_path: Path
 ) -> None:

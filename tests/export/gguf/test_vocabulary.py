@@ -163,6 +163,7 @@ def test_other_real_tokenizers_encode_alike(shared_dir: Path, tmp_path: Path) ->
     assert differing(tokenizer, vocabulary, tmp_path) == []
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
 def test_each_pattern_splits_as_llama_cpp_does(tmp_path: Path, known: Any) -> None:
     """With merges that cross every border a wrong split shows. Where llama.cpp itself departs, it is said."""

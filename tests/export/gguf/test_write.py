@@ -165,6 +165,7 @@ def test_rows_of_a_head_alternate() -> None:
     assert interleaved(torch.arange(8), 8).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
+@pytest.mark.bar("R15")
 def test_a_failed_export_leaves_what_stood_there(
     plan: MergePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.bar("R15")
 @pytest.mark.slow
 def test_a_killed_export_never_looks_finished(
     make_tiny_model: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
