@@ -109,7 +109,8 @@ class Guard:
         encoding: Any = self._backend.encode(swapped, add_special_tokens=False)
         if has_gaps(encoding.offsets, len(swapped)):
             raise RenderProblem("the row writes control tokens and characters that the tokenizer drops")
-        return [self._ids.get(number, number) for number in encoding.ids], list(encoding.offsets)
+        ids: list[int] = encoding.ids
+        return [self._ids.get(number, number) for number in ids], list(encoding.offsets)
 
     def _exchange(self, text: str, known: dict[str, str]) -> str:
         return self._either.sub(lambda found: known.get(found[0], found[0]), text)
