@@ -103,6 +103,7 @@ def test_data_path_replaces_the_whole_data_set() -> None:
     assert kept.data.test_path == str(Path.cwd() / "test.jsonl")
 
 
+@pytest.mark.slow
 def test_lists_with_and_without_brackets() -> None:
     for value in ("safetensors", "[safetensors]"):
         assert load_config("quickstart", f"export.formats={value}").export.formats == [ExportFormat.safetensors]

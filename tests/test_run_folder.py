@@ -63,6 +63,7 @@ def test_an_empty_folder_or_one_that_inspect_left_is_free(leftover: list[str], t
     assert open_folder(config_of(tmp_path))[1] is RunState.new
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_files_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for extra in ((), ("resume=true",), ("overwrite=true",)):
@@ -192,6 +193,7 @@ def test_hidden_files_that_are_not_ours_are_kept(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob(".*")} == {".thesis.tex.12", ".mine.partial", ".git"}
 
 
+@pytest.mark.slow
 @pytest.mark.bar("R9")
 def test_a_change_of_contents_is_refused_by_name_unless_it_is_meant(tmp_path: Path) -> None:
     run, old = RunFolder(tmp_path), {"data.train": f"96 rows {'ab' * 20}", "model.weights": f"9 bytes {'cd' * 20}"}
@@ -245,6 +247,7 @@ def test_options_without_effect_on_the_adapter_may_change(change: str, tmp_path:
     assert open_folder(config_of(tmp_path, change, "resume=true"))[1] is RunState.unfinished
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_names_its_newest_checkpoint_and_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

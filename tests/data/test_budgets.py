@@ -100,6 +100,7 @@ def write_zstd(path: Path, blocks: Iterator[bytes]) -> Path:
 
 
 @pytest.mark.bar("R13")
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.jsonl.zst", "bomb.txt.gz", "bomb.csv.zst", "bomb.json.gz"])
 def test_a_decompression_bomb_is_refused(tmp_path: Path, name: str) -> None:
     write_file = write_gzip if name.endswith(".gz") else write_zstd
@@ -261,6 +262,7 @@ def test_a_looping_pdf_is_refused_within_the_budget(tmp_path: Path) -> None:
     assert outcome.error.startswith("loop.pdf: ")
 
 
+@pytest.mark.slow
 @pytest.mark.bar("R13")
 def test_a_document_that_never_ends_costs_its_seconds_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
@@ -338,6 +340,7 @@ def test_hostile_json_lists_cost_no_more(tmp_path: Path, filler: bytes) -> None:
 
 @pytest.mark.bar("R13")
 @pytest.mark.slow
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.jsonl.zst", "bomb.csv.gz", "bomb.txt.zst", "bomb.html.gz"])
 def test_a_ten_gigabyte_bomb_is_refused_within_the_budget(tmp_path: Path, name: str) -> None:
     write_file = write_gzip if name.endswith(".gz") else write_zstd

@@ -46,6 +46,7 @@ def _find(rows: list[Conversation]) -> tuple[list[Match], list[Related]]:
     return finder.find(rows.__getitem__)
 
 
+@pytest.mark.slow
 def test_the_short_ways_change_nothing_of_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _rows(400)
     quick = _find(rows)

@@ -60,6 +60,7 @@ dirty_lines = st.one_of(
 broken_lines = st.sampled_from([b'{"question": "\xff"}', b"\xc3"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.one_of(dirty_lines, broken_lines), max_size=30), st.integers(0, 2**31), st.one_of(st.none(), st.just(5))

@@ -100,6 +100,7 @@ def test_an_empty_or_useless_source_is_named(write: Write) -> None:
     assert "weight: -1" in " ".join(DataConfig(path="", sources=[SourceConfig(path="a", weight=-1.0)]).problems())
 
 
+@pytest.mark.slow
 def test_a_recipe_names_sources_and_the_command_line_replaces_them(
     tmp_path: Path, monkeypatch: Any, write: Write
 ) -> None:

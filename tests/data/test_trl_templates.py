@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import trl
 
+from finetune.config import ControlTokens
 from finetune.data.encode import Encoded, encode
 from finetune.data.rendering.chat_template import ensure_chat_template
+from finetune.data.rendering.control_tokens import set_policy
 from finetune.data.rendering.render import RenderProblem
 from finetune.errors import FinetuneError, ModelError
 from finetune.records import Conversation
@@ -101,6 +103,7 @@ def test_a_template_without_markers_masks_what_its_training_twin_does(name: str)
 def test_the_markers_own_mask_differs_by_what_is_given_and_by_the_stop_token_only(name: str) -> None:
     """transformers' mask of the same markers also has openings and the newline behind, and not every stop."""
     tokenizer = tokenizer_for((FOLDER / f"{name}.jinja").read_text())
+    set_policy(tokenizer, ControlTokens.allow)  # as transformers does with those that a text holds
     opened = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True
     )

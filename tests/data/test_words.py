@@ -152,6 +152,7 @@ def test_memory_is_bounded(chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatc
     assert max(map(len, encoder._known)) <= 128
 
 
+@pytest.mark.slow
 def test_real_text_and_tokenizers(shared_dir: Path) -> None:
     import json
 

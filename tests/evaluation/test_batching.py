@@ -41,6 +41,7 @@ def holds(rows: int):
     return work, sizes
 
 
+@pytest.mark.slow
 @pytest.mark.bar("R8")
 def test_a_batch_that_does_not_fit_is_cut_and_later_ones_are_too(caplog):
     fitting, (work, sizes) = batching.Fitting(), holds(3)
@@ -50,6 +51,7 @@ def test_a_batch_that_does_not_fit_is_cut_and_later_ones_are_too(caplog):
     assert "batches in 4 parts" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.bar("R8")
 def test_a_single_row_that_does_not_fit_is_an_error_and_others_errors_pass():
     with pytest.raises(ResourceError, match=r"single row: lower training\.max_length"):

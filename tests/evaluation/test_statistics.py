@@ -148,6 +148,7 @@ def test_holm_by_hand():
     assert statistics.holm({}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "clustered binary", "continuous", "few clusters"])
 def test_equal_models_rarely_look_different(kind):
     generator = np.random.default_rng(7)

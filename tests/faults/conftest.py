@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 QUICK = (
+    "data.near_duplicates=ignore",  # its thread pool does not outlive a fork
     "model.dtype=float32",
     "adapter.rank=4",
     "training.max_steps=6",

@@ -35,6 +35,7 @@ WORDS = (
     "training.eval_steps=3",
     "training.logging_steps=1",
     "data.max_rows=200",
+    "data.near_duplicates=ignore",  # its thread pool does not outlive a fork
 )
 COUNTS = {"forked": 50, "command": 5, "torchrun": 3}
 _WAIT_SECONDS = 240

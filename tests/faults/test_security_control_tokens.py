@@ -127,6 +127,7 @@ def test_the_option_rejects_or_allows(tokenizer: Any) -> None:
     assert sum(control_counts(allowed.input_ids, tokenizer).values()) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.bar("S4")
 def test_rows_without_control_tokens_keep_their_ids_and_masks(tokenizer: Any) -> None:
     from finetune import load_config

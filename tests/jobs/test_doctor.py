@@ -416,6 +416,7 @@ def test_without_words_it_needs_no_hydra(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["doctor"]) == 0
 
 
+@pytest.mark.slow
 def test_a_recipe_adds_its_own_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "check_torch", lambda _: iter(()))
     monkeypatch.setattr(backends, "check_bitsandbytes", lambda _: iter(()))

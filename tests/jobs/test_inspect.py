@@ -76,6 +76,7 @@ def test_personal_data_can_stop_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_second_look_takes_the_tokens_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = look(tmp_path)
     capsys.readouterr()

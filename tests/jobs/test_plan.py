@@ -241,6 +241,7 @@ def test_values_that_cannot_be_are_named(values: dict[str, Any], said: str) -> N
     assert list(PlanConfig(**values).problems()) == [said]
 
 
+@pytest.mark.slow
 def test_config_json_alone_is_enough_and_its_gaps_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = json.loads((ROOT / "models" / "embedded" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -261,6 +262,7 @@ def test_the_processor_is_planned_for_too(capsys: pytest.CaptureFixture[str]) ->
     assert "this machine's processor" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_named_card_is_answered_at_once_and_without_torch() -> None:
     script = (
         "import sys; from finetune.__main__ import main;"

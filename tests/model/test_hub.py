@@ -112,6 +112,7 @@ def test_another_revision_is_another_model(cache: Path, tiny_model_dir: Path) ->
     assert not is_cached(base(revision="v2"))
 
 
+@pytest.mark.slow
 def test_offline_in_a_process_of_its_own(tmp_path: Path, tiny_model_dir: Path) -> None:
     """The same through the environment variables that users set, in a process whose sockets raise."""
     snapshot = fill(tmp_path / "home" / "hub", tiny_model_dir)

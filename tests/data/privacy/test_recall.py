@@ -44,6 +44,7 @@ def test_a_value_stands_where_its_sample_says() -> None:
         assert sample.text[sample.start : sample.end].strip() == sample.text[sample.start : sample.end] != ""
 
 
+@pytest.mark.slow
 def test_known_sentences_are_found(bench: ModuleType) -> None:
     rows = bench.measure(pii_synthetic.samples(per_kind=10, held_out=False), pii_synthetic.DECOYS)
     assert sum(row["recall"] for row in rows.values()) / len(rows) > 0.97

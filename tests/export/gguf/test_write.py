@@ -137,6 +137,7 @@ def test_the_dequantised_base_is_what_is_written(plan: MergePlan, tmp_path: Path
     assert damaged_tensors(files.path, plan, layout.tensors, layout.types) != []
 
 
+@pytest.mark.slow
 def test_reading_back_names_the_tensor_that_is_not_the_merged_one(plan: MergePlan, tmp_path: Path) -> None:
     from gguf import GGUFReader
 
