@@ -192,7 +192,7 @@ def write_large(path: Path, megabytes: int) -> int:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_is_flat_from_100_megabytes_to_one_gigabyte(tmp_path: Path) -> None:
     peaks = []
     for megabytes in (100, 1000):

@@ -243,6 +243,7 @@ sys.exit(main())
 
 
 @pytest.mark.slow
+@pytest.mark.few(1, rest="exhaustive")
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(
     rank: str, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
