@@ -182,6 +182,7 @@ def torchrun(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.few(1, rest="exhaustive")
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_two_processes_give_one_run_folder(quantization: str, tiny_model_dir: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
