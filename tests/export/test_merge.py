@@ -114,6 +114,7 @@ def test_merge_equals_peft(
     assert changed >= 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True, "target_modules": ["w1", "w3", "w2", "q_proj"]}])
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3moe"])
 def test_stacked_experts_are_merged_into_the_checkpoints_own_tensors(

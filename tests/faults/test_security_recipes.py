@@ -132,6 +132,7 @@ def test_a_hostile_recipe_is_refused(name: str, folder: Path, capfd: pytest.Capt
     assert "hostile" in line
 
 
+@pytest.mark.few(6)
 @pytest.mark.bar("S3")
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_a_hostile_override_is_refused(name: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

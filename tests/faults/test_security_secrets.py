@@ -95,6 +95,7 @@ def test_a_failure_that_names_a_secret_does_not_show_it(place: str, runs: Any, s
         assert not path.is_file() or not found_in(path.read_bytes())
 
 
+@pytest.mark.few(2)
 @pytest.mark.bar("S7")
 @pytest.mark.parametrize(
     "word",
@@ -120,6 +121,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_shown(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.few(2)
 @pytest.mark.bar("S7")
 @pytest.mark.parametrize(
     "text",

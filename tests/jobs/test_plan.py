@@ -218,6 +218,7 @@ def test_what_does_not_fit_is_said_in_one_line_and_is_no_failure(capsys: pytest.
     assert "model=qwen3_8b" in page
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("word", "said"),
     [("plan.gpu=rtx390", "Did you mean 'rtx3090'"), ("model=llama3_1_8b", "'llama3_1_8b_instruct'?")],
