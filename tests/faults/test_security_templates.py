@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,33 @@ def test_a_template_that_does_not_end_is_ended(name: str, tokenizer: Any) -> Non
     assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 800_000
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+class Busy:
+    """Uses up the processor in its finalizer, out of which no exception comes."""
+
+    def __del__(self) -> None:
+        while time.process_time() < UNTIL[0]:
+            pass
+
+
+UNTIL = [0.0]
+
+
+@pytest.mark.bar("S4")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_a_finalizer_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGVTALRM)
+    started = time.process_time()
+    UNTIL[0] = started + 0.3
+    with pytest.raises(TemplateBomb), bounded():
+        one = Busy()
+        del one
+        while time.process_time() < started + 3:
+            pass
+    assert time.process_time() - started < 2
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0) and signal.getsignal(signal.SIGVTALRM) is before
 
 
 @pytest.mark.bar("S4")

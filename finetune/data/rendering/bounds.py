@@ -17,6 +17,8 @@ from finetune.errors import ModelError
 
 SECONDS = 5.0
 """Processor time for one chat; real templates take a thousandth of a second."""
+AGAIN_SECONDS = 0.1
+"""Then it is interrupted again, and again: what is raised while Python collects garbage is lost."""
 HEADROOM_BYTES = 1_500_000_000
 """Memory that a rendering may add to what the process has."""
 MOST_CHARACTERS = 1_000_000
@@ -56,9 +58,12 @@ def _time_limit() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGVTALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, AGAIN_SECONDS)
     try:
-        yield
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # one more interruption may fall in here
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
