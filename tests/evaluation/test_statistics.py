@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune.evaluation import statistics
+from finetune.evaluation import intervals, statistics, verdicts
 from finetune.records import ItemScore
 
 
@@ -18,7 +18,7 @@ def scores(values, *, model="base", clusters=None, weights=None):
 
 
 def compare(base, tuned, *, higher_is_better=True, margin=0.03, samples=2000, **columns):
-    return statistics.compare(
+    return verdicts.compare(
         scores(base, **columns),
         scores(tuned, model="tuned", **columns),
         higher_is_better=higher_is_better,
@@ -30,7 +30,7 @@ def compare(base, tuned, *, higher_is_better=True, margin=0.03, samples=2000, **
 @pytest.mark.parametrize(("successes", "n"), [(0, 60), (1, 7), (30, 60), (59, 60), (60, 60), (1, 1)])
 def test_wilson_agrees_with_scipy(successes, n):
     reference = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    assert statistics.wilson_interval(successes / n, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert intervals.wilson_interval(successes / n, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
 
 
 def test_no_events_still_leave_the_rule_of_three():
@@ -58,7 +58,7 @@ def test_a_single_item():
     ],
 )
 def test_newcombe_gives_the_published_intervals(table, published):
-    assert statistics.newcombe_interval(*table) == pytest.approx(published, abs=5e-4)
+    assert intervals.newcombe_interval(*table) == pytest.approx(published, abs=5e-4)
 
 
 @pytest.mark.parametrize("differences", [[1, 1, 1, -1, 0], [1] * 9, [-1] * 4 + [1] * 8, [1, -1]])
@@ -77,7 +77,7 @@ def test_random_sign_flips_come_near_the_exact_test():
 def test_bootstrap_agrees_with_the_t_interval_on_normal_data():
     values = np.random.default_rng(1).normal(1.0, 0.5, 40)
     reference = stats.t.interval(0.95, 39, loc=values.mean(), scale=stats.sem(values))
-    low, high = statistics.bootstrap_interval(values, np.ones(40))
+    low, high = intervals.bootstrap_interval(values, np.ones(40))
     assert (low, high) == pytest.approx(reference, abs=0.02)
 
 
