@@ -1,8 +1,8 @@
 """Does a model know when it is right? Expected calibration error and the curve behind it; `summary` calls this.
 
-Definition (Guo et al. 2017, section 2): an answer's confidence is the probability of the chosen option among all options
-(`metrics.confidence`), bins are `NUM_BINS` of equal width, (0, 0.1] to (0.9, 1], and the error is the mean over all
-answers of |share that is right - mean confidence| of their bin.
+Definition (Guo et al. 2017, section 2): an answer's confidence is the probability of the chosen option among all
+options (`metrics.confidence`), bins are `NUM_BINS` of equal width, (0, 0.1] to (0.9, 1], and the error is the mean over
+all answers of |share that is right - mean confidence| of their bin.
 
 Shapes: C clusters, B bins, S resamples. With G the sum over a bin's answers of (right - confidence), the error is
 sum_B |G_B| / n, so that resampling and exchanging models are sums over clusters.
@@ -135,7 +135,7 @@ def _resampled(models: Sequence[Judged], samples: int, seed: int) -> list[Floats
 
 
 def _interval(resampled: Floats, value: float, num_clusters: int) -> tuple[float, float]:
-    """Percentiles, moved by what resampling adds: noise alone makes gaps, and a resample has more of it than the sample."""
+    """Percentiles, moved by what resampling adds: noise alone makes gaps, and a resample has more of it."""
     if num_clusters < 2:
         return value, value
     tail = expanded_tail(num_clusters)

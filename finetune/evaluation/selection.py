@@ -19,7 +19,7 @@ from finetune.evaluation.text_metrics import json_field_accuracy, json_object, n
 from finetune.records import Conversation, ItemScore
 
 SHORT_ANSWER_CHARACTERS = 200
-"""Where one is longer, `auto` lets the models write no answers: that takes long, and `max_new_tokens` would cut them."""
+"""Where one is longer, `auto` lets no model write answers: that takes long, and `max_new_tokens` would cut them."""
 MANY_WORDS = 5
 """`auto` takes rouge_l where the median answer has so many words; of fewer, token_f1 says the same."""
 MAX_CLASSES = 20
@@ -63,24 +63,29 @@ def metrics_of(items: Sequence[ItemScore]) -> list[str]:
 def _reason_against(metric: str, conversations: Sequence[Conversation], *, auto: bool) -> str | None:
     if metric in CHOICE_METRICS and not any(len(row.options) > 1 for row in conversations):
         return "no test row has options to choose from (data.format=choices)"
-    if metric in ANSWER_METRICS:
-        if any(row.text is not None for row in conversations):
-            return "the test rows are plain text, with no answer to match"
-        if any(row.messages[-1].tool_calls for row in conversations):
-            return "some answers are tool calls, which have no one wording"
-        longest = max(len(row.answer) for row in conversations)
-        if auto and longest > SHORT_ANSWER_CHARACTERS:
-            return f"an answer has {longest} characters"
-        if auto and metric == "rouge_l" and median(len(row.answer.split()) for row in conversations) < MANY_WORDS:
-            return "the answers are single words or nearly so"
+    if metric in ANSWER_METRICS and (reason := _reason_against_answers(metric, conversations, auto=auto)):
+        return reason
+    if metric not in METRICS:
+        return f"there is no such metric; known: {', '.join(METRICS)}"
+    return None
+
+
+def _reason_against_answers(metric: str, conversations: Sequence[Conversation], *, auto: bool) -> str | None:
+    if any(row.text is not None for row in conversations):
+        return "the test rows are plain text, with no answer to match"
+    if any(row.messages[-1].tool_calls for row in conversations):
+        return "some answers are tool calls, which have no one wording"
+    longest = max(len(row.answer) for row in conversations)
+    if auto and longest > SHORT_ANSWER_CHARACTERS:
+        return f"an answer has {longest} characters"
+    if auto and metric == "rouge_l" and median(len(row.answer.split()) for row in conversations) < MANY_WORDS:
+        return "the answers are single words or nearly so"
     if metric == "json_field_accuracy":
         objects = [json_object(row.answer) is not None for row in conversations]
         if not any(objects):
             return "no answer of the test rows is a JSON object"
         if auto and not all(objects):
             return "some answers are no JSON objects"
-    if metric not in METRICS:
-        return f"there is no such metric; known: {', '.join(METRICS)}"
     return None
 
 
@@ -88,8 +93,8 @@ def main_metric(metrics: Sequence[str], conversations: Sequence[Conversation]) -
     """The metric that the verdict rests on.
 
     choice_accuracy; else exact_match where the answers are a small closed set (at most 20 different ones, each standing
-    for 5 rows or more on average); else json_field_accuracy where all answers are JSON objects; else bits_per_byte; else
-    the first.
+    for 5 rows or more on average); else json_field_accuracy where all answers are JSON objects; else bits_per_byte;
+    else the first.
     """
     if "choice_accuracy" in metrics:
         return "choice_accuracy"

@@ -58,7 +58,7 @@ def sign_flip_p_value(cluster_differences: Floats, *, samples: int = BOOTSTRAP_S
     Whole clusters are flipped, so dependence inside a cluster does no harm; with one 0/1 item per cluster it equals the
     exact McNemar test. Exact up to `MAX_EXACT_CLUSTERS`, else (extreme + 1) / (samples + 1) (Phipson and Smyth 2010).
     """
-    magnitudes = np.abs(cluster_differences[cluster_differences != 0])
+    magnitudes = np.abs(cluster_differences[cluster_differences != 0]).astype(np.float64)
     return permutation_p_value(
         lambda signs_SC: np.abs(signs_SC @ magnitudes),
         abs(float(cluster_differences.sum())),
@@ -80,11 +80,11 @@ def permutation_p_value(
     threshold = observed * (1 - 1e-9)
     if num_clusters <= MAX_EXACT_CLUSTERS:
         patterns = np.arange(2**num_clusters)[:, None] >> np.arange(num_clusters) & 1
-        return float(np.mean(statistic(2.0 * patterns - 1) >= threshold))
+        return float(np.mean(statistic((2 * patterns - 1).astype(np.float64)) >= threshold))
     generator = np.random.default_rng(seed)
     extreme = 0
     for size in chunks(samples, num_clusters):
-        signs_SC = 2.0 * generator.integers(0, 2, (size, num_clusters), dtype=np.int8) - 1
+        signs_SC = (2 * generator.integers(0, 2, (size, num_clusters), dtype=np.int8) - 1).astype(np.float64)
         extreme += int(np.count_nonzero(statistic(signs_SC) >= threshold))
     return (extreme + 1) / (samples + 1)
 

@@ -18,7 +18,6 @@ from finetune.evaluation.statistics import PairedDifference
 from finetune.records import Comparison, Estimate, EvaluationResult, ItemScore, MetricResult, ReliabilityBin
 from finetune.run import write_text
 
-
 Table = dict[str, dict[str, list[ItemScore]]]
 """Scores by metric and contestant."""
 

@@ -70,9 +70,9 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
 def json_field_accuracy(prediction: str, reference: str) -> float:
     """Share of fields that the answer's JSON object has right, among the fields of the answer and of the reference.
 
-    A field is right if both have it with equal values: texts after `normalise_answer`, numbers by value, lists in order,
-    objects field by field. A missing field is wrong, an invented one too. Text around the first object of the answer (a
-    code fence, a sentence) does no harm; an answer with no whole object gets 0.0.
+    A field is right if both have it with equal values: texts after `normalise_answer`, numbers by value, lists in
+    order, objects field by field. A missing field is wrong, an invented one too. Text around the first object of the
+    answer (a code fence, a sentence) does no harm; an answer with no whole object gets 0.0.
 
     Raises:
         ValueError: if `reference` is no JSON object.
