@@ -77,8 +77,15 @@ def explain(result: EvaluationResult | None) -> Explanation:
 
 
 def _deciding(result: EvaluationResult) -> str:
-    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain."""
-    verdicts = {name: metric.comparison.verdict for name, metric in result.metrics.items() if metric.comparison}
+    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain.
+
+    Calibration is not asked: a model that knows nothing and says so is well calibrated.
+    """
+    verdicts = {
+        name: metric.comparison.verdict
+        for name, metric in result.metrics.items()
+        if metric.comparison and (name != "calibration_error" or name == result.main_metric)
+    }
     if verdicts[result.main_metric] != "not_enough_data" or "better" in verdicts.values():
         return result.main_metric
     return next((name for name, verdict in verdicts.items() if verdict == "worse"), result.main_metric)
