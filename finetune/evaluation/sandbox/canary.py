@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.evaluation.sandbox.isolation import Isolation
 
-_CANARY = '''
+_CANARY = """
 def breaches(facts):
     import ctypes, os, resource, socket
     found = []
@@ -43,7 +43,9 @@ def breaches(facts):
     for path in facts["shown"]:
         attempt("%s can be written" % path, lambda: os.path.isdir(path) and write(os.path.join(path, "finetune-canary")))
         attempt("%s can be changed" % path, lambda: os.path.isfile(path) and write(path))
-    attempt("the process that asked can be signalled", lambda: os.kill(facts["parent"], 0))
+        attempt("%s is not read-only" % path, lambda: not os.statvfs(path).f_flag & os.ST_RDONLY)
+    attempt("the process that asked is seen", lambda: exists(facts["parent"]))
+    attempt("it shares the numbers of processes with this machine", lambda: os.getpid() > 8)
     attempt("other processes can be seen", lambda: os.listdir("/proc"))
     attempt("the environment is there", lambda: bool([name for name in os.environ if name not in ("LC_CTYPE", "PWD")]))
     attempt("it runs as root", lambda: os.getuid() == 0 or os.geteuid() == 0)
@@ -52,11 +54,19 @@ def breaches(facts):
     attempt("capabilities are left", lambda: any(libc.prctl(23, n, 0, 0, 0) == 1 for n in range(64)))
     attempt("another user namespace can be made", lambda: libc.unshare(0x10000000) == 0)
     for name, wanted in facts["limits"].items():
-        attempt("the limit %s is not set" % name, lambda: resource.getrlimit(getattr(resource, name))[1] > wanted)
+        attempt("the limit %s is not set" % name, lambda: not 0 <= resource.getrlimit(getattr(resource, name))[1] <= wanted)
     attempt("memory is not limited", lambda: bytearray(facts["limits"]["RLIMIT_AS"]))
     attempt("the number of processes is not limited", lambda: fork_all(facts["limits"]["RLIMIT_NPROC"]))
     attempt("the size of files is not limited", lambda: fill(facts["limits"]["RLIMIT_FSIZE"]))
     return found
+
+
+def exists(pid):
+    import os
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
 
 
 def fork_all(count):
@@ -75,7 +85,7 @@ def fill(num_bytes):
         with open(name, "wb") as file:
             file.write(bytes(num_bytes // 2 + 100_000))
     os.remove("a"), os.remove("b")
-'''
+"""
 
 
 def breaches(isolation: Isolation) -> list[str]:
@@ -107,7 +117,9 @@ def _facts() -> dict[str, Any]:
 
     shown = python_mounts()["shown"]
     home, here = str(Path.home()), str(Path.cwd())
-    folders = [path for path in (home, here, "/", "/etc", "/var", "/usr", "/proc", "/sys", "/dev") if os.path.isdir(path)]
+    folders = [
+        path for path in (home, here, "/", "/etc", "/var", "/usr", "/proc", "/sys", "/dev") if os.path.isdir(path)
+    ]
     # Folders on the way to what is shown exist inside too: names of those are no secret.
     allowed = {part for path in (*shown, "/work", "/sandbox/inside", os.devnull) for part in Path(path).parts}
     links = [name.lstrip("/") for name in python_mounts()["links"]]

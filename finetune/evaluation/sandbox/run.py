@@ -62,6 +62,8 @@ def run_program(program: Program, isolation: Isolation, limits: Limits | None = 
         found = _verdict(program, isolation, limits)
     except subprocess.TimeoutExpired:
         return Outcome(passed=False, reason="timeout", detail="the sandbox had to be ended from outside")
+    except OSError as error:
+        return Outcome(passed=False, reason="refused", detail=str(error))
     if found is None:
         return Outcome(passed=False, reason="killed", detail="the sandbox ended without a verdict")
     if "refused" in found:
@@ -112,7 +114,9 @@ def _verdict(program: Program, isolation: Isolation, limits: Limits) -> dict[str
     )
     with process:
         try:
-            output, _ = process.communicate(_frame(setup) + _frame(tests), timeout=limits.wall_seconds + _STARTING_SECONDS)
+            output, _ = process.communicate(
+                _frame(setup) + _frame(tests), timeout=limits.wall_seconds + _STARTING_SECONDS
+            )
         finally:
             process.kill()
     return _first_frame(output[:_MAX_VERDICT_BYTES])
