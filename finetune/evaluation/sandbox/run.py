@@ -25,7 +25,9 @@ class Program:
     tests: tuple[str, ...]
     """Statements, or whole test files; all must run without an exception."""
     entry_point: str | None = None
-    """The function that is tested; tests may call it `candidate`."""
+    """The function that is tested; a function `check` of the tests is called with it."""
+    readings: tuple[str, ...] = ()
+    """Further ways to read the code; the first that is Python and defines the entry point is run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,10 +101,11 @@ def _verdict(program: Program, isolation: Isolation, limits: Limits) -> dict[str
         "kind": isolation.kind,
         "limits": asdict(limits),
         "mounts": python_mounts(),
-        "code": program.code,
+        "readings": [program.code, *program.readings],
+        "entry_point": program.entry_point,
         "parent": os.getpid(),
     }
-    tests = {"tests": program.tests, "entry_point": program.entry_point}
+    tests = {"tests": program.tests}
     process = subprocess.Popen(
         isolation.command(limits.disk_bytes),
         stdin=subprocess.PIPE,

@@ -5,7 +5,8 @@ It knows neither the tests nor what they expect, and nothing that it could print
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 from .frames import PipeClosed, read_frame, write_frame
@@ -14,8 +15,8 @@ from .values import decode, encode
 _MUTABLE = (list, dict, set, bytearray)
 
 
-def serve(code: str, requests: int, replies: int) -> None:
-    """Run `code`, then answer until the pipe closes. Never returns to the caller's code."""
+def serve(readings: Sequence[str], entry_point: str | None, requests: int, replies: int) -> None:
+    """Run the code, then answer until the pipe closes. Never returns to the caller's code."""
     try:
         _close_all_but(requests, replies)
         namespace: dict[str, Any] = {"__name__": "candidate", "__builtins__": __builtins__}
@@ -32,7 +33,7 @@ def serve(code: str, requests: int, replies: int) -> None:
                 reply = _error(error)
             write_frame(replies, reply)
 
-        answer(lambda: exec(compile(code, "<code>", "exec"), namespace))
+        answer(lambda: exec(_compiled(readings, entry_point), namespace))
         while True:
             request: Any = read_frame(requests)
             if request["kind"] == "call":
@@ -43,6 +44,20 @@ def serve(code: str, requests: int, replies: int) -> None:
         pass
     finally:
         os._exit(0)
+
+
+def _compiled(readings: Sequence[str], entry_point: str | None) -> CodeType:
+    """The first reading that is Python and defines the entry point, else the first that is Python."""
+    compiled: list[CodeType] = []
+    problem: Exception | None = None
+    for reading in readings:
+        try:
+            compiled.append(compile(reading, "<code>", "exec"))
+        except (SyntaxError, ValueError) as error:
+            problem = problem or error
+    if not compiled and problem is not None:
+        raise problem
+    return next((code for code in compiled if entry_point in code.co_names), compiled[0])
 
 
 def _close_all_but(*pipes: int) -> None:

@@ -1,6 +1,6 @@
 """Shuts its own process in, then judges one program: the sandbox's first process. Started by run.py.
 
-A message {kind, limits, mounts, code, parent} on stdin and one with the tests; the verdict on stdout. `kind` is
+A message {kind, limits, mounts, readings, entry_point, parent} on stdin and one with the tests; the verdict on stdout. `kind` is
 `namespaces` (this file makes them) or `bubblewrap` (bwrap has made them and started this file within).
 """
 
@@ -154,7 +154,7 @@ def _watch(job: Any, verdict: int) -> NoReturn:
     os.environ.clear()
     judging = os.fork()
     if judging == 0:
-        _judge(job["code"], verdict)
+        _judge(job, verdict)
 
     def too_late(*_: object) -> None:
         write_frame(verdict, {"passed": False, "reason": "timeout", "detail": f"{job['limits']['wall_seconds']:g} s"})
@@ -172,14 +172,14 @@ def _watch(job: Any, verdict: int) -> NoReturn:
             os._exit(0)
 
 
-def _judge(code: str, verdict: int) -> NoReturn:
+def _judge(job: Any, verdict: int) -> NoReturn:
     try:
         source = os.dup(0)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
         sys.stdout = sys.stderr = open(os.devnull, "w")
-        write_frame(verdict, judge(code, source))
+        write_frame(verdict, judge(job["readings"], job["entry_point"], source))
         os._exit(0)
     except BaseException:
         os._exit(1)

@@ -4,6 +4,7 @@ The judge never unpickles what foreign code sends. What arrives is of exactly Py
 is Python's own and not a method that foreign code wrote.
 """
 
+import builtins
 import collections
 import datetime
 import decimal
@@ -49,6 +50,8 @@ def encode(value: object, number_of: Callable[[object], list[object]]) -> object
         return value
     if isinstance(value, int):
         return int(value) if abs(value) < _PLAIN_INT else ["int", hex(value)]
+    if isinstance(value, type) and value is getattr(builtins, value.__name__, None):
+        return ["type", value.__name__]
     text = _as_text(value)
     if text is not None:
         return text
@@ -108,6 +111,11 @@ def decode(value: object, object_of: Callable[[int, str], object]) -> object:
     if kind == "object":
         return object_of(int(rest[0]), str(rest[1]))
     [content] = rest
+    if kind == "type":
+        found = getattr(builtins, content)
+        if not isinstance(found, type):
+            raise ValueError(f"{content!r} is no type")
+        return found
     if kind in ("dict", "Counter"):
         pairs = [(decode(key, object_of), decode(item, object_of)) for key, item in content]
         return dict(pairs) if kind == "dict" else collections.Counter(dict(pairs))
