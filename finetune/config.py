@@ -546,7 +546,11 @@ class TrainingConfig:
             yield f"training.adam_beta2: {self.adam_beta2} is not in (0, 1)"
 
 
-METRICS = ("bits_per_byte", "choice_accuracy", "exact_match")
+METRICS = (
+    "bits_per_byte",
+    *("choice_accuracy", "choice_accuracy_normalised", "calibration_error"),
+    *("exact_match", "normalised_match", "token_f1", "rouge_l", "json_field_accuracy"),
+)
 """Metrics that `evaluation.metrics` can name, besides `auto`."""
 
 
@@ -555,11 +559,12 @@ class EvaluationConfig:
     """How base and tuned model are compared on the test split."""
 
     metrics: list[str] = field(default_factory=lambda: ["auto"])
-    """`auto` (what the rows support) or some of bits_per_byte, choice_accuracy, exact_match."""
+    """`auto` (what the rows support) or some of bits_per_byte, choice_accuracy, choice_accuracy_normalised,
+    calibration_error, exact_match, normalised_match, token_f1, rouge_l, json_field_accuracy."""
     max_items: int = 200
     """Test items scored per metric, drawn with the seed; more narrows the intervals."""
     max_new_tokens: int = 64
-    """Longest generated answer in tokens (exact_match)."""
+    """Longest answer in tokens that a model may write (metrics of written answers); more takes longer."""
     batch_tokens: int = 4096
     """Tokens scored at once; more is faster and costs memory."""
     equivalence_margin: float = 0.03

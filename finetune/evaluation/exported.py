@@ -10,7 +10,7 @@ from finetune.data.tokenize import fit
 from finetune.evaluation.evaluate import score_contestant
 from finetune.evaluation.fitting import fitting_rows, option_examples, prompt_ids
 from finetune.evaluation.metrics import TUNED
-from finetune.evaluation.selection import choose_items, main_metric
+from finetune.evaluation.selection import choose_items, main_metric, metrics_of
 from finetune.evaluation.summary import read_items, summarise, write_items
 from finetune.model.llama_cpp import LlamaCpp
 from finetune.records import Conversation, EvaluationResult, ItemScore
@@ -37,7 +37,7 @@ def score_exports(
         ExportError: llama.cpp cannot run a file.
     """
     items = [item for item in read_items(table) if item.model not in files]
-    metrics = list(dict.fromkeys(item.metric for item in items if item.model == TUNED))
+    metrics = metrics_of([item for item in items if item.model == TUNED])
     asked = {item.item_id for item in items if item.model == TUNED}
     rows = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked][:num_items]
     rows = fitting_rows(rows, tokenizer, max_length)

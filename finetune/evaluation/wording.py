@@ -6,12 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.evaluation.metrics import BASE, MAJORITY, TUNED
-from finetune.evaluation.summary import items_needed
 from finetune.records import Estimate, EvaluationResult, MetricResult
 
 METRIC_NAMES = {
     "choice_accuracy": ("Right choice", "share of questions whose right answer the model finds most probable"),
+    "choice_accuracy_normalised": (
+        "Right choice, by length",
+        "the same with the log-probability divided by the answer's bytes, which favours long answers",
+    ),
+    "calibration_error": (
+        "Calibration error",
+        "how far the model's confidence in its choices is from the share that is right; lower is better",
+    ),
     "exact_match": ("Exact answer", "share of questions that the model answers word for word as expected"),
+    "normalised_match": (
+        "Same words",
+        "share of questions answered as expected, case, punctuation and articles aside",
+    ),
+    "token_f1": ("Words in common (F1)", "how far the words of the answer and of the expected answer are the same"),
+    "rouge_l": ("Words in order (ROUGE-L)", "how far the same words stand in the same order"),
+    "json_field_accuracy": ("Right fields", "share of the fields of a JSON answer that are as expected"),
     "bits_per_byte": (
         "Bits per byte",
         "how many bits the model needs to predict a byte of unseen text; lower is better",
@@ -54,10 +68,20 @@ def explain(result: EvaluationResult | None) -> Explanation:
             headline="Whether tuning helped is not known: base and tuned model have not been compared.",
             remarks=(),
         )
-    comparison = metric.comparison
-    headline = _HEADLINES[comparison.verdict].format(scores=_scores(result.main_metric, metric))
-    remarks = [*_range(result.main_metric, metric), *_majority(metric), *_other_verdicts(result)]
-    return Explanation(verdict=comparison.verdict, headline=headline, remarks=tuple(remarks))
+    deciding = _deciding(result)
+    metric = result.metrics[deciding]
+    verdict = metric.comparison.verdict if metric.comparison else "unknown"
+    headline = _HEADLINES[verdict].format(scores=_scores(deciding, metric))
+    remarks = [*_range(deciding, metric), *_majority(metric), *_other_verdicts(result, deciding)]
+    return Explanation(verdict=verdict, headline=headline, remarks=tuple(remarks))
+
+
+def _deciding(result: EvaluationResult) -> str:
+    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain."""
+    verdicts = {name: metric.comparison.verdict for name, metric in result.metrics.items() if metric.comparison}
+    if verdicts[result.main_metric] != "not_enough_data" or "better" in verdicts.values():
+        return result.main_metric
+    return next((name for name, verdict in verdicts.items() if verdict == "worse"), result.main_metric)
 
 
 def explain_verification(verification: Mapping[str, Any]) -> str:
@@ -99,21 +123,31 @@ def format_interval(metric: str, low: float, high: float, *, signed: bool = Fals
 
 def _scores(name: str, metric: MetricResult) -> str:
     base, tuned = metric.estimates[BASE], metric.estimates[TUNED]
-    if name == "choice_accuracy":
-        what = "picks the right answer to"
-    elif name == "exact_match":
-        what = "gives exactly the expected answer to"
-    else:
+    if name == "bits_per_byte":
         change = (tuned.value - base.value) / base.value if base.value else 0.0
         word = "fewer" if change <= 0 else "more"
         return (
             f"the tuned model needs {tuned.value:.3f} bits to predict a byte of {_count(tuned, 'unseen text')}, "
             f"the base model {base.value:.3f} ({percent(abs(change))} {word}; less is better)"
         )
+    if name in _DOES:
+        return (
+            f"the tuned model {_DOES[name]} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
+            f"the base model to {percent(base.value)}"
+        )
+    title = METRIC_NAMES.get(name, (name, ""))[0]
     return (
-        f"the tuned model {what} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
-        f"the base model to {percent(base.value)}"
+        f"{title[0].lower()}{title[1:]}: {percent(tuned.value)} with the tuned model over "
+        f"{_count(tuned, 'test question')}, {percent(base.value)} with the base model"
     )
+
+
+_DOES = {
+    "choice_accuracy": "picks the right answer to",
+    "choice_accuracy_normalised": "picks, by length, the right answer to",
+    "exact_match": "gives exactly the expected answer to",
+    "normalised_match": "gives the expected words to",
+}
 
 
 def _count(estimate: Estimate, noun: str) -> str:
@@ -128,9 +162,8 @@ def _range(name: str, metric: MetricResult) -> list[str]:
     difference = format_value(name, comparison.difference, signed=True).replace("points", "percentage points")
     interval = format_interval(name, comparison.low, comparison.high, signed=True).replace(" to ", " and ")
     remarks = [f"The difference is {difference}{unit}; with 95 % confidence it lies between {interval}."]
-    needed = items_needed(metric.estimates[TUNED].n, comparison)
-    if comparison.verdict == "not_enough_data" and needed:
-        remarks.append(f"About {needed:,} test items would show a difference of this size.")
+    if comparison.items_needed:
+        remarks.append(f"About {comparison.items_needed:,} test items would tell.")
     return remarks
 
 
@@ -144,8 +177,8 @@ def _majority(metric: MetricResult) -> list[str]:
     return [f"{share}."]
 
 
-def _other_verdicts(result: EvaluationResult) -> list[str]:
-    main = result.metrics[result.main_metric].comparison
+def _other_verdicts(result: EvaluationResult, deciding: str) -> list[str]:
+    main = result.metrics[deciding].comparison
     return [
         f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, it became {metric.comparison.verdict}."
         for name, metric in result.metrics.items()

@@ -12,7 +12,7 @@ from finetune.config import AdapterMethod, LossOn, RunConfig, Tracker, TrackingC
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
 from finetune.errors import ConfigError, ExportError
-from finetune.evaluation.selection import select_metrics
+from finetune.evaluation.selection import choose_items, select_metrics
 from finetune.jobs.export_checks import check_formats
 from finetune.log import is_main_process
 from finetune.model.adapter import check_adapter_folder
@@ -124,7 +124,7 @@ def check_data(config: RunConfig) -> Rows:
             "data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)"
         )
     splits, ledger = read_splits(config.data, seed=config.seed, offline=config.offline)
-    select_metrics(config.evaluation.metrics, splits.test)
+    select_metrics(config.evaluation.metrics, choose_items(splits.test, config.evaluation.max_items, config.seed))
     return Rows(splits, ledger)
 
 
