@@ -4,13 +4,14 @@ Generated code is never parsed or run in this process: here it is text.
 """
 
 import re
-from collections.abc import Sequence
 
 from finetune.evaluation.sandbox.run import Program
 from finetune.records import Conversation
 
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-_IMPORT = re.compile(r"^(?:from\s+[\w.]+\s+import\s+.+|import\s+[\w.]+(?:\s+as\s+\w+)?(?:\s*,\s*[\w.]+)*)$", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^(?:from\s+[\w.]+\s+import\s+.+|import\s+[\w.]+(?:\s+as\s+\w+)?(?:\s*,\s*[\w.]+)*)$", re.MULTILINE
+)
 _FUNCTION = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
 
 
@@ -64,14 +65,3 @@ def program_of(row: Conversation, answer: str) -> Program:
             *(f"{begun}\n{text}" for text in (body, f"    {body}", f"\t{body}", indented)),
         ]
     return Program(code=readings[0], readings=tuple(readings[1:]), tests=row.tests, entry_point=row.entry_point)
-
-
-def smallest_needed(metrics: Sequence[str]) -> int:
-    """How many answers to each item the metrics `pass_at_<k>` need."""
-    return max((k for k in map(k_of, metrics) if k is not None), default=1)
-
-
-def k_of(metric: str) -> int | None:
-    """The k of `pass_at_<k>`; None for another metric."""
-    found = re.fullmatch(r"pass_at_([1-9]\d*)", metric)
-    return int(found.group(1)) if found else None

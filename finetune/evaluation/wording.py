@@ -26,6 +26,11 @@ METRIC_NAMES = {
     "token_f1": ("Words in common (F1)", "how far the words of the answer and of the expected answer are the same"),
     "rouge_l": ("Words in order (ROUGE-L)", "how far the same words stand in the same order"),
     "json_field_accuracy": ("Right fields", "share of the fields of a JSON answer that are as expected"),
+    "pass_at_1": ("Code passes", "share of programming tasks whose unit tests the model's function passes"),
+    **{
+        f"pass_at_{k}": (f"Code passes in {k} tries", f"chance that one of {k} drawn answers passes the unit tests")
+        for k in (5, 10, 100)
+    },
     "bits_per_byte": (
         "Bits per byte",
         "how many bits the model needs to predict a byte of unseen text; lower is better",
@@ -147,6 +152,7 @@ _DOES = {
     "choice_accuracy_normalised": "picks, by length, the right answer to",
     "exact_match": "gives exactly the expected answer to",
     "normalised_match": "gives the expected words to",
+    "pass_at_1": "gives working code in answer to",
 }
 
 

@@ -1,10 +1,10 @@
-"""How this machine can shut a process in, and the proof that it does. Called before weights are loaded, and by doctor."""
+"""How this machine can shut a process in, and the proof that it does; before weights are loaded."""
 
 import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ class Isolation:
 
     def command(self, disk_bytes: int) -> list[str]:
         """The command that starts a sandbox."""
-        python = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c"]
+        python = [str(Path(sys.executable).resolve()), "-I", "-S", "-B", "-X", "utf8", "-c"]
         start = "import sys; sys.path.insert(0, {!r}); from inside.guard import main; main()"
         if self.kind == "namespaces":
             return [*python, start.format(str(_INSIDE.parent))]
@@ -40,7 +40,7 @@ def find_isolation() -> Isolation:
     Raises:
         ConfigError: there is none; with the reason and the cure.
     """
-    isolation, reason = _probed()
+    isolation, reason = probe_isolation()
     if isolation is None:
         raise ConfigError(
             f"evaluation.run_code: this machine cannot shut generated code in: {reason}; leave "
@@ -50,7 +50,8 @@ def find_isolation() -> Isolation:
 
 
 @lru_cache(maxsize=1)
-def _probed() -> tuple[Isolation | None, str]:
+def probe_isolation() -> tuple[Isolation | None, str]:
+    """The first way that is proved to shut a process in; or None, and why there is none and what would help."""
     from finetune.evaluation.sandbox.canary import breaches
 
     if not sys.platform.startswith("linux"):
@@ -87,26 +88,19 @@ def _cure() -> str:
 
 @lru_cache(maxsize=1)
 def python_mounts() -> dict[str, Any]:
-    """What of this machine is seen inside: `shown` read-only, `hidden` under it, and `links`. Only what Python needs."""
-    executable = os.path.realpath(sys.executable)
+    """What of this machine is seen inside: `shown` read-only, `hidden` below it, and `links`; what Python needs."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    shown, links = [executable], dict[str, str]()
-    for folder in ("/lib", "/lib64"):
-        if os.path.islink(folder):
-            links[folder] = os.readlink(folder)
-    for folder in (f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64"):
-        if multiarch or folder.endswith("64"):
-            shown.append(folder)
+    libraries = ["/usr/lib64", "/lib64", *([f"/usr/lib/{multiarch}", f"/lib/{multiarch}"] if multiarch else [])]
+    links = {str(path): str(path.readlink()) for path in (Path("/lib"), Path("/lib64")) if path.is_symlink()}
     if Path(sys.base_prefix) in (Path("/usr"), Path("/usr/local")):
-        shown += _library_of_system_python()
+        own = _library_of_system_python()
     else:
-        shown.append(f"{sys.base_prefix}/lib")
-    shown = [path for path in dict.fromkeys(shown) if os.path.exists(path) and not _under_link(path, links)]
-    shown = [path for path in shown if not any(path.startswith(other + "/") for other in shown)]
-    if os.path.isfile("/etc/ld.so.cache"):
-        shown.append("/etc/ld.so.cache")
-    library = os.path.dirname(os.__file__)
-    hidden = [path for path in (f"{library}/site-packages", f"{library}/dist-packages") if os.path.isdir(path)]
+        own = [f"{sys.base_prefix}/lib"]
+    wanted = dict.fromkeys([str(Path(sys.executable).resolve()), *libraries, *own, "/etc/ld.so.cache"])
+    shown = [path for path in wanted if Path(path).exists() and not _under(path, links)]
+    shown = [path for path in shown if not _under(path, [other for other in shown if other != path])]
+    standard = Path(os.__file__).parent
+    hidden = [str(standard / name) for name in ("site-packages", "dist-packages") if (standard / name).is_dir()]
     return {"shown": shown, "hidden": hidden, "links": links}
 
 
@@ -114,12 +108,12 @@ def _library_of_system_python() -> list[str]:
     import _ctypes  # an extension module: they may lie in a folder of their own
 
     shared = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib", sysconfig.get_config_var("INSTSONAME") or "")
-    modules = os.path.dirname(_ctypes.__file__)
-    return [os.path.dirname(os.__file__), modules, *([str(shared)] if shared.is_file() else [])]
+    modules = [str(Path(os.__file__).parent), str(Path(_ctypes.__file__).parent)]
+    return [*modules, *([str(shared)] if shared.is_file() else [])]
 
 
-def _under_link(path: str, links: dict[str, str]) -> bool:
-    return any(path == link or path.startswith(link + "/") for link in links)
+def _under(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def _bubblewrap_options(disk_bytes: int) -> list[str]:

@@ -15,6 +15,7 @@ from finetune.evaluation.sandbox.run import Limits, Outcome, Program, run_progra
 from .conftest import num_left_over
 
 pytestmark = [pytest.mark.bar("S12"), pytest.mark.slow]
+LIBC = "import ctypes\nlibc = ctypes.CDLL(None)\n"
 SHORT = Limits(wall_seconds=0.25)
 
 
@@ -33,7 +34,7 @@ def assert_contained(isolation: Isolation, body: str, *arguments: object) -> Non
 
 
 def test_fork_bomb(isolation):
-    code = "import os\ndef f():\n    while True:\n        try:\n            os.fork()\n        except OSError:\n            pass"
+    code = "import os\ndef f():\n    while True:\n        try: os.fork()\n        except OSError: pass"
     started = time.monotonic()
     assert run(isolation, code, "f()", limits=SHORT).reason == "timeout"
     assert time.monotonic() - started < 5
@@ -104,7 +105,7 @@ def test_writing_outside(isolation):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o777)
         assert_contained(isolation, "return open(a[0] + '/x', 'w')", folder)
-        assert os.listdir(folder) == []
+        assert list(Path(folder).iterdir()) == []
     assert_contained(isolation, "return open('/x', 'w')")
     assert_contained(isolation, "return open(os.__file__, 'a')")
     assert_contained(isolation, "return os.mkdir('/etc/x') or 1")
@@ -176,9 +177,9 @@ def test_ending_the_process_that_asked_ends_the_sandbox(isolation):
 @pytest.mark.parametrize(
     "body",
     [
-        "import ctypes\nlibc = ctypes.CDLL(None)\nif libc.ptrace(16, os.getppid(), 0, 0) != 0: raise OSError()\nreturn 1",
-        "import ctypes\nlibc = ctypes.CDLL(None)\nif libc.unshare(0x10000000) != 0: raise OSError()\nreturn 1",
-        "import ctypes\nlibc = ctypes.CDLL(None)\nif libc.mount(b't', b'/work', b'tmpfs', 0, 0): raise OSError()\nreturn 1",
+        LIBC + "if libc.ptrace(16, os.getppid(), 0, 0) != 0: raise OSError()\nreturn 1",
+        LIBC + "if libc.unshare(0x10000000) != 0: raise OSError()\nreturn 1",
+        LIBC + "if libc.mount(b't', b'/work', b'tmpfs', 0, 0): raise OSError()\nreturn 1",
         "return os.setuid(0) or 1",
         "return os.chroot('/work') or 1",
         "import resource\nreturn resource.setrlimit(resource.RLIMIT_NPROC, (99, 99)) or 1",

@@ -1,13 +1,14 @@
 """Shuts its own process in, then judges one program: the sandbox's first process. Started by run.py.
 
-A message {kind, limits, mounts, readings, entry_point, parent} on stdin and one with the tests; the verdict on stdout. `kind` is
-`namespaces` (this file makes them) or `bubblewrap` (bwrap has made them and started this file within).
+A message {kind, limits, mounts, readings, entry_point, parent} on stdin and one with the tests; the verdict on stdout.
+`kind` is `namespaces` (this file makes them) or `bubblewrap` (bwrap has made them and started this file within).
 """
 
 import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import kernel
@@ -109,24 +110,29 @@ def _build_root(mounts: Any, limits: Any) -> None:
     safe = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("tmpfs", _STAGE, "tmpfs", safe, "size=1m,nr_inodes=1k,mode=755")
     for path, target in mounts["links"].items():
-        os.makedirs(os.path.dirname(_STAGE + path), exist_ok=True)
-        os.symlink(target, _STAGE + path)
+        place = Path(_STAGE + path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)
     for path, source in sources.items():
-        if os.path.isdir(f"/proc/self/fd/{source}"):
-            os.makedirs(_STAGE + path, exist_ok=True)
-        else:
-            os.makedirs(os.path.dirname(_STAGE + path), exist_ok=True)
-            os.close(os.open(_STAGE + path, os.O_CREAT | os.O_WRONLY, 0o644))
-        kernel.bind(f"/proc/self/fd/{source}", _STAGE + path, read_only=path != os.devnull)
+        _show(f"/proc/self/fd/{source}", Path(_STAGE + path), read_only=path != os.devnull)
         os.close(source)
     for path in mounts["hidden"]:
         kernel.mount("tmpfs", _STAGE + path, "tmpfs", safe | kernel.MS_RDONLY, "size=4k,nr_inodes=2,mode=755")
-    os.mkdir(_STAGE + WORK)
+    Path(_STAGE + WORK).mkdir()
     room = f"size={limits['disk_bytes']},nr_inodes={limits['num_files']},mode=700"
     kernel.mount("tmpfs", _STAGE + WORK, "tmpfs", safe | kernel.MS_NOEXEC, room)
     os.chown(_STAGE + WORK, NOBODY, NOBODY)
     kernel.mount("none", _STAGE, None, kernel.MS_REMOUNT | safe | kernel.MS_RDONLY, "size=1m,nr_inodes=1k")
     kernel.enter_root(_STAGE)
+
+
+def _show(source: str, place: Path, *, read_only: bool) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if Path(source).is_dir():
+        place.mkdir(exist_ok=True)
+    else:
+        place.touch()
+    kernel.bind(source, str(place), read_only=read_only)
 
 
 def _limit(limits: Any) -> None:
@@ -178,7 +184,7 @@ def _judge(job: Any, verdict: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
         write_frame(verdict, judge(job["readings"], job["entry_point"], source))
         os._exit(0)
     except BaseException:

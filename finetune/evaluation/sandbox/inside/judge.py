@@ -142,7 +142,7 @@ def _overwrite(item: object, after: object) -> None:
 
 
 def judge(readings: Sequence[str], entry_point: str | None, source: int) -> dict[str, object]:
-    """Fork the candidate with the ways to read its code, then read the tests from `source` and run them; returns the verdict.
+    """Fork the candidate with the ways to read its code, then read the tests from `source`, run them and judge.
 
     The tests are read only after the fork, so that the candidate's memory holds nothing of them.
     """

@@ -1,4 +1,4 @@
-"""Calls to the Linux kernel that Python 3.11 has no names for. Constants are those of <linux/*.h>, on every architecture."""
+"""Calls to the Linux kernel that Python 3.11 has no names for; the constants are those of <linux/*.h>."""
 
 import ctypes
 import os

@@ -11,7 +11,7 @@ import decimal
 import fractions
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 MAX_ITERATED = 100_000
 """Values taken from a generator at most."""
@@ -78,7 +78,7 @@ def _as_text(value: object) -> list[object] | None:
 def _parts(value: object) -> tuple[str, Iterable[object]] | None:
     for kind, name in _SEQUENCES.items():
         if isinstance(value, kind):
-            return name, value
+            return name, cast(Iterable[object], value)
     if isinstance(value, range):
         return "range", (value.start, value.stop, value.step)
     if isinstance(value, complex):
@@ -105,7 +105,7 @@ def decode(value: object, object_of: Callable[[int, str], object]) -> object:
     """
     if not isinstance(value, list):
         if isinstance(value, dict):
-            raise ValueError("an object stands where a value belongs")
+            raise ValueError("an object stands where a value belongs")  # noqa: TRY004
         return value
     kind, *rest = value
     if kind == "object":
