@@ -52,13 +52,17 @@ def breaches(facts):
     libc = ctypes.CDLL(None)
     attempt("new privileges are possible", lambda: libc.prctl(39, 0, 0, 0, 0) != 1)
     attempt("capabilities are left", lambda: any(libc.prctl(23, n, 0, 0, 0) == 1 for n in range(64)))
+    attempt("system calls are not filtered", lambda: libc.prctl(21, 0, 0, 0, 0) != 2)
+    attempt("memory without a mapping is possible", lambda: os.close(os.memfd_create("x")))
+    attempt("shared memory of System V is possible", lambda: libc.shmget(0, 4096, 0o1600) >= 0)
+    attempt("sockets of other families are possible", lambda: socket.socket(40, socket.SOCK_STREAM))
     attempt("another user namespace can be made", lambda: libc.unshare(0x10000000) == 0)
     for name, wanted in facts["limits"].items():
         hard = resource.getrlimit(getattr(resource, name))[1]
         attempt("the limit %s is not set" % name, lambda: not 0 <= hard <= wanted)
     attempt("memory is not limited", lambda: bytearray(facts["limits"]["RLIMIT_AS"]))
     attempt("the number of processes is not limited", lambda: fork_all(facts["limits"]["RLIMIT_NPROC"]))
-    attempt("the size of files is not limited", lambda: fill(facts["limits"]["RLIMIT_FSIZE"]))
+    attempt("the size of the work folder is not limited", lambda: fill(facts["disk_bytes"]))
     return found
 
 
@@ -82,10 +86,9 @@ def fork_all(count):
 def fill(num_bytes):
     import os, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for name in ("a", "b"):
+    for name in "abcd":
         with open(name, "wb") as file:
-            file.write(bytes(num_bytes // 2 + 100_000))
-    os.remove("a"), os.remove("b")
+            file.write(bytes(num_bytes // 3))
 """
 
 
@@ -95,7 +98,7 @@ def breaches(isolation: Isolation) -> list[str]:
 
     limits = Limits()
     with _traps() as traps:
-        facts = {**traps, **_facts(), "limits": _rlimits(limits)}
+        facts = {**traps, **_facts(), "disk_bytes": limits.disk_bytes, "limits": _rlimits(limits)}
         test = f"found = breaches({facts!r})\nassert found == [], '; '.join(map(str, found))"
         outcome = run_program(Program(code=_CANARY, tests=(test,), entry_point="breaches"), isolation, limits)
     return [] if outcome.passed else [outcome.detail.rpartition("AssertionError: ")[2][-200:] or outcome.reason]
@@ -105,7 +108,7 @@ def _rlimits(limits: Any) -> dict[str, int]:
     return {
         "RLIMIT_AS": limits.memory_bytes,
         "RLIMIT_CPU": limits.cpu_seconds,
-        "RLIMIT_FSIZE": limits.disk_bytes,
+        "RLIMIT_FSIZE": limits.file_bytes,
         "RLIMIT_NOFILE": limits.num_open_files,
         "RLIMIT_NPROC": limits.num_processes,
         "RLIMIT_CORE": 0,

@@ -42,7 +42,9 @@ class Limits:
     num_processes: int = 8
     """Processes and threads, the sandbox's own four included."""
     disk_bytes: int = 16_000_000
-    """Largest file, and the whole work folder, which lies in memory."""
+    """The whole work folder, which lies in memory."""
+    file_bytes: int = 8_000_000
+    """The largest file."""
     num_files: int = 1000
     num_open_files: int = 64
 

@@ -133,7 +133,7 @@ def test_full_disk(isolation):
     body = "for n in range(100):\n    with open(str(n), 'wb') as file:\n        file.write(bytes(1_000_000))\nreturn n"
     assert_contained(isolation, body)
     large = (
-        "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nreturn open('x', 'wb').write(bytes(20_000_000))"
+        "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nreturn open('x', 'wb').write(bytes(9_000_000))"
     )
     assert_contained(isolation, large)
 
@@ -181,6 +181,9 @@ def test_ending_the_process_that_asked_ends_the_sandbox(isolation):
         LIBC + "if libc.unshare(0x10000000) != 0: raise OSError()\nreturn 1",
         LIBC + "if libc.mount(b't', b'/work', b'tmpfs', 0, 0): raise OSError()\nreturn 1",
         "return os.setuid(0) or 1",
+        "return os.memfd_create('x')",
+        LIBC + "if libc.shmget(0, 4096, 0o1600) < 0: raise OSError()\nreturn 1",
+        "import socket\nreturn socket.socket(40, socket.SOCK_STREAM)",
         "return os.chroot('/work') or 1",
         "import resource\nreturn resource.setrlimit(resource.RLIMIT_NPROC, (99, 99)) or 1",
         "return os.execv('/bin/sh', ['sh'])",

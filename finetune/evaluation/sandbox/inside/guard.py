@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import kernel
-from .frames import PipeClosed, read_frame, write_frame
+from .frames import read_frame, write_frame
 from .judge import judge
+from .system_calls import filter_system_calls
 
 NOBODY = 65534
 WORK = "/work"
@@ -39,9 +40,10 @@ def main() -> NoReturn:
         else:
             _limit(job["limits"])
             kernel.drop_capabilities()
+            filter_system_calls()
         os.chdir(WORK)
         _watch(job, verdict)
-    except (OSError, PipeClosed, KeyError, ValueError) as error:
+    except Exception as error:  # whatever it is, no program runs
         write_frame(verdict, {"refused": f"{error}"})
         os._exit(1)
 
@@ -79,6 +81,7 @@ def _enter_namespaces(job: Any, verdict: int) -> None:
     os.close(proc)
     _limit(job["limits"])
     kernel.drop_capabilities()
+    filter_system_calls()
     kernel.control(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.set_blocking(alive, False)
     try:
@@ -140,7 +143,7 @@ def _limit(limits: Any) -> None:
     for kind, value in (
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
-        (resource.RLIMIT_FSIZE, limits["disk_bytes"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, limits["num_open_files"]),
         (resource.RLIMIT_NPROC, limits["num_processes"]),
         (resource.RLIMIT_CORE, 0),

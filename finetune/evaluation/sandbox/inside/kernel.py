@@ -58,10 +58,10 @@ def enter_root(folder: str) -> None:
     os.chdir("/")
 
 
-def control(option: int, value: int = 0) -> None:
-    """Call prctl."""
-    zero = ctypes.c_ulong(0)
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+def control(option: int, *values: int) -> None:
+    """Call prctl, with zeros for the arguments that are not given."""
+    arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
+    _checked(_libc.prctl(option, *arguments), f"prctl {option}")
 
 
 def drop_capabilities() -> None:
