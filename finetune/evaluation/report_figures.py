@@ -6,7 +6,6 @@ from typing import Any
 from markupsafe import Markup
 
 from finetune.evaluation import charts, wording
-from finetune.evaluation.metrics import HIGHER_IS_BETTER
 from finetune.evaluation.report_facts import CONTESTANT_NAMES, estimate_cell, metric_results, number, result_rows
 from finetune.evaluation.run_record import RunRecord
 
@@ -56,7 +55,7 @@ def difference_charts(record: RunRecord) -> list[Markup]:
         )
         for (name, metric), row in zip(metric_results(record).items(), result_rows(record), strict=True)
         if metric.comparison is not None
-        for sign in (1 if HIGHER_IS_BETTER.get(name, True) else -1,)
+        for sign in (-1 if name == "bits_per_byte" else 1,)
     ]
     title, ends = "Difference tuned − base, each on its own scale", ("tuned worse", "tuned better")
     return [

@@ -21,8 +21,10 @@ from finetune.records import Conversation, ItemScore
 
 SHORT_ANSWER_CHARACTERS = 200
 """Where one is longer, `auto` lets no model write answers: that takes long, and `max_new_tokens` would cut them."""
-MANY_WORDS = 5
-"""`auto` takes rouge_l where the median answer has so many words; of fewer, token_f1 says the same."""
+VARIANTS = ("choice_accuracy_normalised", "normalised_match")
+"""Second views of what another metric says; `auto` leaves them out: each metric makes the others' tests stricter."""
+SEVERAL_WORDS = 3
+"""`auto` takes token_f1 and rouge_l where the median answer has so many words; of fewer, exact_match says the same."""
 MAX_CLASSES = 20
 """Up to so many different answers are classes; more are free text."""
 MAX_CLASS_SHARE = 0.2
@@ -65,6 +67,8 @@ def metrics_of(items: Sequence[ItemScore]) -> list[str]:
 
 
 def _reason_against(metric: str, conversations: Sequence[Conversation], *, auto: bool) -> str | None:
+    if auto and metric in VARIANTS:
+        return "it is a variant of another metric"
     if metric in CHOICE_METRICS and not any(len(row.options) > 1 for row in conversations):
         return "no test row has options to choose from (data.format=choices)"
     if metric in ANSWER_METRICS and (reason := _reason_against_answers(metric, conversations, auto=auto)):
@@ -84,7 +88,8 @@ def _reason_against_answers(metric: str, conversations: Sequence[Conversation], 
     longest = max(len(row.answer) for row in conversations)
     if auto and longest > SHORT_ANSWER_CHARACTERS:
         return f"an answer has {longest} characters"
-    if auto and metric == "rouge_l" and median(len(row.answer.split()) for row in conversations) < MANY_WORDS:
+    few_words = median(len(row.answer.split()) for row in conversations) < SEVERAL_WORDS
+    if auto and metric in ("token_f1", "rouge_l") and few_words:
         return "the answers are single words or nearly so"
     if metric == "json_field_accuracy":
         objects = [json_object(row.answer) is not None for row in conversations]

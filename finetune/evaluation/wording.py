@@ -82,8 +82,15 @@ def explain(result: EvaluationResult | None) -> Explanation:
 
 
 def _deciding(result: EvaluationResult) -> str:
-    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain."""
-    verdicts = {name: metric.comparison.verdict for name, metric in result.metrics.items() if metric.comparison}
+    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain.
+
+    Calibration is not asked: a model that knows nothing and says so is well calibrated.
+    """
+    verdicts = {
+        name: metric.comparison.verdict
+        for name, metric in result.metrics.items()
+        if metric.comparison and (name != "calibration_error" or name == result.main_metric)
+    }
     if verdicts[result.main_metric] != "not_enough_data" or "better" in verdicts.values():
         return result.main_metric
     return next((name for name, verdict in verdicts.items() if verdict == "worse"), result.main_metric)
@@ -140,9 +147,8 @@ def _scores(name: str, metric: MetricResult) -> str:
             f"the tuned model {_DOES[name]} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
             f"the base model to {percent(base.value)}"
         )
-    title = METRIC_NAMES.get(name, (name, ""))[0]
     return (
-        f"{title[0].lower()}{title[1:]}: {percent(tuned.value)} with the tuned model over "
+        f"{_spoken(name)}: {percent(tuned.value)} with the tuned model over "
         f"{_count(tuned, 'test question')}, {percent(base.value)} with the base model"
     )
 
@@ -184,11 +190,19 @@ def _majority(metric: MetricResult) -> list[str]:
 
 
 def _other_verdicts(result: EvaluationResult, deciding: str) -> list[str]:
-    main = result.metrics[deciding].comparison
-    return [
-        f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, it became {metric.comparison.verdict}."
+    decided = result.metrics[deciding].comparison
+    remarks: list[str] = []
+    if deciding != result.main_metric:
+        remarks.append(f"Measured by {_spoken(result.main_metric)}, this test is too small to tell.")
+    return remarks + [
+        f"Measured by {_spoken(name)}, it became {metric.comparison.verdict}."
         for name, metric in result.metrics.items()
         if metric.comparison is not None
         and metric.comparison.verdict in ("better", "worse")
-        and (main is None or metric.comparison.verdict != main.verdict)
+        and (decided is None or metric.comparison.verdict != decided.verdict)
     ]
+
+
+def _spoken(metric: str) -> str:
+    name = METRIC_NAMES.get(metric, (metric, ""))[0]
+    return name[0].lower() + name[1:]

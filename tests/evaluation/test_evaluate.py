@@ -65,13 +65,16 @@ WORDS = ["exact_match", "normalised_match", "token_f1"]
 
 def test_auto_takes_what_the_rows_support():
     select = selection.select_metrics
-    assert select(["auto"], choice_rows()) == ["bits_per_byte", *CHOICE, *WORDS]
-    assert select(["auto"], [chat(1, "yes")]) == ["bits_per_byte", *WORDS]
-    assert select(["auto"], [chat(1, "the law of the state")]) == ["bits_per_byte", *WORDS, "rouge_l"]
-    assert select(["auto"], [chat(1, '{"law": "Texas"}')]) == ["bits_per_byte", *WORDS, "json_field_accuracy"]
-    assert select(["auto"], [chat(1, '{"law": "Texas"}'), chat(2, "none")]) == ["bits_per_byte", *WORDS]
+    assert select(["auto"], choice_rows()) == ["bits_per_byte", "choice_accuracy", "calibration_error", "exact_match"]
+    assert select(["auto"], [chat(1, "yes")]) == ["bits_per_byte", "exact_match"]
+    words = ["bits_per_byte", "exact_match", "token_f1", "rouge_l"]
+    assert select(["auto"], [chat(1, "the law of the state")]) == words
+    assert select(["auto"], [chat(1, '{"law": "Texas"}')]) == ["bits_per_byte", "exact_match", "json_field_accuracy"]
+    assert select(["auto"], [chat(1, '{"law": "Texas"}'), chat(2, "none")]) == ["bits_per_byte", "exact_match"]
     assert select(["auto"], [chat(1, "long " * 50)]) == ["bits_per_byte"]
     assert select(["auto"], [text_row("The law.")]) == ["bits_per_byte"]
+    every = ["auto", "choice_accuracy_normalised", "normalised_match", "token_f1"]
+    assert select(every, choice_rows()) == ["bits_per_byte", *CHOICE, *WORDS]
     assert select(["rouge_l", "exact_match"], [chat(1, "long " * 50)]) == ["exact_match", "rouge_l"]
     assert select(["calibration_error"], choice_rows()) == ["choice_accuracy", "calibration_error"]
 
@@ -228,6 +231,7 @@ def contestants(model, *, better=0.0):
 
 def test_the_whole_evaluation(model, tokenizer, config, tmp_path):
     rows = choice_rows(12)
+    config.metrics = ["auto", *CHOICE, *WORDS]
     items, result = evaluation.evaluate(contestants(model, better=0.5), tokenizer, rows, config, 42, max_length=256)
     assert result.main_metric == "choice_accuracy"
     assert next(iter(result.metrics)) == "choice_accuracy"
