@@ -1,18 +1,29 @@
 """pass@k, code out of answers, and the metric on a model whose answers are given."""
 
+import contextlib
+import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finetune.config import EvaluationConfig
+from finetune.compose import load_config
+from finetune.config import DataConfig, DataFormat, EvaluationConfig
+from finetune.data.formats import to_conversation
+from finetune.data.readers.raw import RawRow
 from finetune.errors import ConfigError
-from finetune.evaluation import passes, scorers
+from finetune.evaluation import evaluate, exported, passes, scorers
 from finetune.evaluation.code_answers import extract_code, pass_at_k, program_of
+from finetune.evaluation.sandbox import isolation
 from finetune.evaluation.sandbox.run import Outcome
 from finetune.evaluation.selection import main_metric, select_metrics
+from finetune.evaluation.wording import explain
+from finetune.jobs import steps
 from finetune.records import Conversation, Message
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def exactly(n: int, c: int, k: int) -> Fraction:
@@ -157,3 +168,79 @@ def test_pass_at_k_of_drawn_answers(monkeypatch):
     assert asked["temperature"] == 0.8
     assert [values[name, "pass_at_1"] for name in "abc"] == pytest.approx([0.2, 0, 1])
     assert [values[name, "pass_at_5"] for name in "abc"] == [1, 0, 1]
+
+
+def test_summary_and_sentence(monkeypatch):
+    """Base and tuned model in one table, with the statistics and the sentence of every rate."""
+    monkeypatch.setattr(passes, "find_isolation", lambda: None)
+    monkeypatch.setattr(
+        passes,
+        "run_programs",
+        lambda programs, *_: (Outcome(passed="2 * x" in program.code, reason="passed") for program in programs),
+    )
+    monkeypatch.setattr(evaluate, "fitting_rows", lambda rows, *a: rows)
+    rows = [row("q", "def f(x):\n    return 2 * x", f"r{n}") for n in range(60)]
+    answers = {"base": ["def f(x): return x"] * 60, "tuned": ["def f(x): return 2 * x"] * 50 + ["no code"] * 10}
+    monkeypatch.setattr(passes, "_answers", lambda subject, *a: answers[subject.name])
+    items, result = evaluate.evaluate(
+        {name: lambda: contextlib.nullcontext() for name in answers},
+        None,
+        rows,
+        EvaluationConfig(metrics=["pass_at_1"], run_code=True, bootstrap_samples=200),
+        0,
+        max_length=99,
+    )
+    assert result.main_metric == "pass_at_1"
+    assert result.metrics["pass_at_1"].estimates["tuned"].value == pytest.approx(50 / 60)
+    assert result.metrics["pass_at_1"].comparison.verdict == "better"
+    assert {item.model for item in items} == {"base", "tuned"}
+    assert (
+        "gives working code in answer to 83 % of 60 test questions, the base model to 0 %" in explain(result).headline
+    )
+
+
+def test_a_machine_that_cannot_isolate_is_refused_before_weights_are_loaded(monkeypatch):
+    monkeypatch.setattr(isolation, "probe_isolation", lambda: (None, "no namespaces here; a cure"))
+    options = ("model=embedded", "evaluation.max_items=5")
+    config = load_config("code_lora", *options, "evaluation.run_code=true")
+    with pytest.raises(ConfigError, match="cannot shut generated code in: no namespaces here; a cure") as error:
+        steps.check_data(config)
+    assert error.value.exit_code == 2
+    steps.check_data(load_config("code_lora", *options))  # off by default, and nothing is asked of the machine
+
+
+def test_an_export_runs_no_code_that_is_not_allowed_now():
+    metrics = ["bits_per_byte", "pass_at_1"]
+    assert exported._measurable(metrics, EvaluationConfig()) == ["bits_per_byte"]
+    assert exported._measurable(metrics, EvaluationConfig(run_code=True)) == metrics
+    assert exported._measurable(metrics, EvaluationConfig(run_code=True, code_samples=5)) == ["bits_per_byte"]
+
+
+@pytest.mark.slow
+def test_reference_solutions_of_mbpp_pass(shared_dir, isolation_here):
+    """All but 7 of 474, which fail without a sandbox too: they name what only the original set defines, or are wrong."""
+    from finetune.evaluation.sandbox.run import run_programs
+
+    path = shared_dir / "data" / "code" / "mbpp.jsonl"
+    data = DataConfig(path=str(path), prompt="{prompt}", completion="{canonical_solution}")
+    lines = path.read_text().splitlines()[:100]
+    raw = [RawRow(source=f"mbpp:{n}", values=json.loads(line)) for n, line in enumerate(lines)]
+    rows = [to_conversation(one, data, DataFormat.prompt_completion) for one in raw]
+    right = [program_of(one, one.answer) for one in rows]
+    wrong = [program_of(one, f"```python\ndef {one.entry_point}(*a, **k):\n    return None\n```") for one in rows]
+    outcomes = list(run_programs(right, isolation_here))
+    assert sum(outcome.passed for outcome in outcomes) >= 98, [o for o in outcomes if not o.passed]
+    assert not any(outcome.passed for outcome in run_programs(wrong, isolation_here))
+
+
+@pytest.mark.slow
+def test_the_code_sets_own_answers_pass_and_its_other_options_fail(isolation_here):
+    from finetune.evaluation.sandbox.run import run_programs
+
+    data = DataConfig(path="test.jsonl", prompt="{question}")
+    lines = (ROOT / "data" / "code" / "test.jsonl").read_text().splitlines()[:25]
+    raw = [RawRow(source=f"code:{n}", values=json.loads(line)) for n, line in enumerate(lines)]
+    rows = [to_conversation(one, data, DataFormat.choices) for one in raw]
+    programs = [program_of(one, option) for one in rows for option in one.options]
+    expected = [option == one.answer for one in rows for option in one.options]
+    assert [outcome.passed for outcome in run_programs(programs, isolation_here)] == expected
