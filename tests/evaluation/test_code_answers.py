@@ -80,6 +80,7 @@ def row(question: str, answer: str, name: str = "r", **kwargs) -> Conversation:
 BEGUN = "from math import sqrt\n\ndef f(x):\n    '''Double it.'''\n"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -199,6 +200,7 @@ def test_summary_and_sentence(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_isolate_is_refused_before_weights_are_loaded(monkeypatch):
     monkeypatch.setattr(isolation, "probe_isolation", lambda: (None, "no namespaces here; a cure"))
     options = ("model=embedded", "evaluation.max_items=5")
@@ -218,7 +220,7 @@ def test_an_export_runs_no_code_that_is_not_allowed_now():
 
 @pytest.mark.slow
 def test_reference_solutions_of_mbpp_pass(shared_dir, isolation_here):
-    """All but 7 of 474, which fail without a sandbox too: they name what only the original set defines, or are wrong."""
+    """All but 7 of 474, which fail without a sandbox too: faults of the set. Here the first 100."""
     from finetune.evaluation.sandbox.run import run_programs
 
     path = shared_dir / "data" / "code" / "mbpp.jsonl"

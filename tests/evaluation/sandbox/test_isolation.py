@@ -89,6 +89,7 @@ def test_other_systems_are_refused(monkeypatch, platform):
         isolation_module.probe_isolation.cache_clear()
 
 
+@pytest.mark.slow
 def test_normal_user(isolation):
     """As root, the way of a normal user is taken too, where that user can start some Python."""
     if os.geteuid() != 0:

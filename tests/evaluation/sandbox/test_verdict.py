@@ -35,7 +35,7 @@ for message in ({"passed": True, "reason": "passed", "detail": ""}, {"value": Tr
 """
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "code",
     [
@@ -85,11 +85,12 @@ def test_code_does_not_know_the_tests(isolation):
     assert outcome.passed, outcome
 
 
+@pytest.mark.slow
 def test_tests_that_call_nothing_do_not_pass(isolation):
     assert verdict(isolation, "def f(x):\n    return 4", "assert True").detail == "no test calls the code"
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "code, test",
     [
@@ -121,21 +122,25 @@ def test_what_tests_may_do(isolation, code, test):
     assert outcome.passed, outcome
 
 
+@pytest.mark.slow
 def test_the_code_does_not_define_what_the_tests_import(isolation):
     code = "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef f(x):\n    return 0"
     assert not verdict(isolation, code, "assert math.isclose(f(2), 4)").passed
 
 
+@pytest.mark.slow
 def test_failing_unittest(isolation):
     test = "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(f(2), 4)"
     assert not verdict(isolation, "def f(x):\n    return 0", test).passed
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_the_order_of_the_programs(isolation):
     programs = [Program(code=f"def f(x):\n    return {n}", tests=(TEST,), entry_point="f") for n in (4, 3, 4, 5)]
     assert [outcome.passed for outcome in run_programs(programs, isolation)] == [True, False, True, False]
 
 
+@pytest.mark.slow
 def test_no_sandbox_is_no_verdict(isolation):
     program = Program(code="def f(x):\n    return 4", tests=(TEST,), entry_point="f")
     assert run_program(program, isolation, Limits(num_processes=1)).reason == "refused"
