@@ -76,7 +76,11 @@ def candidates() -> Iterator[Isolation]:
 def _cure() -> str:
     """What makes namespaces possible, by what forbids them here."""
     for setting, closed, cure in (
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "install bubblewrap (apt install bubblewrap)"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "install bubblewrap with its AppArmor profile, or set it to 0",
+        ),
         ("kernel/unprivileged_userns_clone", "0", "allow them: sysctl kernel.unprivileged_userns_clone=1"),
         ("user/max_user_namespaces", "0", "allow them: sysctl user.max_user_namespaces=10000"),
     ):

@@ -81,16 +81,18 @@ def run_programs(programs: Sequence[Program], isolation: Isolation, limits: Limi
     Raises:
         ResourceError: a sandbox could not be made, though the probe could.
     """
-    with ThreadPoolExecutor(max_workers=num_cores()) as pool:
+    pool = ThreadPoolExecutor(max_workers=num_cores())
+    try:
         outcomes: Iterable[Outcome] = pool.map(lambda program: run_program(program, isolation, limits), programs)
         for outcome in outcomes:
             if outcome.reason == "refused":
-                pool.shutdown(cancel_futures=True)
                 raise ResourceError(
                     f"a sandbox for generated code could not be made: {outcome.detail}; end programs that hold many "
                     "processes or much memory, or leave evaluation.run_code=false"
                 )
             yield outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def num_cores() -> int:
