@@ -101,7 +101,10 @@ def breaches(isolation: Isolation) -> list[str]:
         facts = {**traps, **_facts(), "disk_bytes": limits.disk_bytes, "limits": _rlimits(limits)}
         test = f"found = breaches({facts!r})\nassert found == [], '; '.join(map(str, found))"
         outcome = run_program(Program(code=_CANARY, tests=(test,), entry_point="breaches"), isolation, limits)
-    return [] if outcome.passed else [outcome.detail.rpartition("AssertionError: ")[2][-200:] or outcome.reason]
+    if outcome.passed:
+        return []
+    _, told, reached = outcome.detail.partition("AssertionError: ")
+    return [reached[:200] if told else outcome.detail[-200:] or outcome.reason]
 
 
 def _rlimits(limits: Any) -> dict[str, int]:
