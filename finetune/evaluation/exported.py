@@ -47,7 +47,8 @@ def score_exports(
             items += score_contestant(name, runtime, tokenizer, rows, config, metrics, max_length=max_length)
     write_items(table, items)
     scored: list[ItemScore] = items
-    return summarise(scored, config, seed=seed, main_metric=main_metric(metrics, rows))
+    every_row = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked]
+    return summarise(scored, config, seed=seed, main_metric=main_metric(metrics, every_row))
 
 
 def _measurable(metrics: Sequence[str], config: EvaluationConfig) -> list[str]:
