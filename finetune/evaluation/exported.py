@@ -37,18 +37,19 @@ def score_exports(
         ExportError: llama.cpp cannot run a file.
     """
     items = [item for item in read_items(table) if item.model not in files]
-    metrics = _measurable(metrics_of([item for item in items if item.model == TUNED]), config)
+    measured = metrics_of([item for item in items if item.model == TUNED])
+    metrics = _measurable(measured, config)
     asked = {item.item_id for item in items if item.model == TUNED}
     rows = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked][:num_items]
     rows = fitting_rows(rows, tokenizer, max_length)
     context = _longest(rows, tokenizer, max_length) + _answer_tokens(metrics, config)
-    for name, path in files.items():
+    for name, path in files.items() if metrics else ():
         with LlamaCpp(path, context=context) as runtime:
             items += score_contestant(name, runtime, tokenizer, rows, config, metrics, max_length=max_length)
     write_items(table, items)
     scored: list[ItemScore] = items
     every_row = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked]
-    return summarise(scored, config, seed=seed, main_metric=main_metric(metrics, every_row))
+    return summarise(scored, config, seed=seed, main_metric=main_metric(measured, every_row))
 
 
 def _measurable(metrics: Sequence[str], config: EvaluationConfig) -> list[str]:
