@@ -1,9 +1,16 @@
 """Drawn answers: as random as the model says, the same for the same seed, and nothing else is drawn differently."""
 
+import contextlib
+
 import pytest
 import torch
 
+from finetune.config import EvaluationConfig
+from finetune.errors import ConfigError
 from finetune.evaluation import scorers
+from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.sandbox.isolation import find_isolation
+from finetune.records import Conversation, Message
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +82,28 @@ def test_tokens_are_drawn_as_the_model_says(model, tokenizer):
     shares_V = torch.bincount(torch.tensor(drawn), minlength=len(expected_V)) / len(drawn)
     error_V = (expected_V * (1 - expected_V) / len(drawn)).sqrt()
     assert ((shares_V - expected_V).abs() <= 5 * error_V + 1e-3).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples, metrics", [(1, ["auto"]), (5, ["pass_at_1", "pass_at_5"])])
+def test_evaluation_runs_what_the_models_write(model, tokenizer, num_samples, metrics, caplog):
+    """From rows to the table with a real model, whose answers are no code."""
+    try:
+        find_isolation()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    turns = (Message(role="user", content="the law of"), Message(role="assistant", content="def f(): return 1"))
+    rows = [
+        Conversation(item_id=name, source=name, messages=turns, tests=("assert f() == 1",), entry_point="f")
+        for name in "ab"
+    ]
+    config = EvaluationConfig(
+        metrics=metrics, run_code=True, code_samples=num_samples, max_code_tokens=6, bootstrap_samples=100
+    )
+    contestants = {name: lambda: contextlib.nullcontext(model) for name in ("base", "tuned")}
+    with caplog.at_level("INFO"):
+        items, result = evaluate(contestants, tokenizer, rows, config, 0, max_length=120)
+    values = {(item.item_id, item.model): item.value for item in items if item.metric == "pass_at_1"}
+    assert values == dict.fromkeys([(name, kind) for name in "ab" for kind in ("base", "tuned")], 0.0)
+    assert result.main_metric == "pass_at_1"
+    assert f"base: {2 * num_samples} programs: " in caplog.text
