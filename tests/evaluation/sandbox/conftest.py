@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,13 @@ BWRAP = shutil.which("bwrap") if sys.platform.startswith("linux") and os.geteuid
 """bubblewrap does not limit root's processes, so it is not used for root."""
 
 
+def _makes_namespaces() -> bool:
+    """Whether another program can, so that a broken sandbox is no reason to skip."""
+    unshare = shutil.which("unshare")
+    options = ("--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "true")
+    return unshare is not None and subprocess.run([unshare, *options], capture_output=True).returncode == 0
+
+
 @pytest.fixture(params=["namespaces", *(["bubblewrap"] if BWRAP else [])], scope="session")
 def isolation(request) -> Isolation:
     if not sys.platform.startswith("linux"):
@@ -26,6 +34,7 @@ def isolation(request) -> Isolation:
     found = Isolation(request.param, BWRAP or "")
     problems = breaches(found)
     if problems:
+        assert not _makes_namespaces(), f"this machine makes namespaces, but the sandbox is open: {problems[0]}"
         pytest.skip(f"this machine cannot isolate: {problems[0]}")
     return found
 
