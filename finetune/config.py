@@ -670,6 +670,15 @@ class PlanConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """What the report shows."""
+
+    examples: bool = True
+    """Show texts of the rows: test questions with the models' answers, training examples, rejected rows. false keeps
+    every client's text out of report.html."""
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, wholly described."""
 
@@ -699,6 +708,7 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         """Gather all problems and raise once.

@@ -10,28 +10,49 @@ from pathlib import Path
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from finetune.data.privacy import NOT_FOUND
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
-from finetune.evaluation.run_record import RunRecord, read_run
+from finetune.evaluation.figure import chart_styles
+from finetune.evaluation.report_size import memory_of_run, size_of_data
+from finetune.evaluation.run_record import RunRecord, hide_texts, read_run
+from finetune.model.data_size import size_facts, size_warnings
 
 
-def build_report(run_dir: Path) -> str:
-    """Render `report.html`: one self-contained page; any file of the run folder may be missing."""
+def build_report(run_dir: Path, *, examples: bool = True) -> str:
+    """Render `report.html`: one self-contained page; any file of the run folder may be missing.
+
+    Without `examples` no text of a row stands on it, nor any name of one.
+    """
     record = read_run(run_dir)
+    if not examples:
+        hide_texts(record)
+    size = size_of_data(record)
     return _render(
         "report_page.html",
         record,
         autoescape=True,
+        example_titles=wording.EXAMPLE_TITLES,
         verdict_names=wording.VERDICT_NAMES,
         verified=bool(record.verification) and all(map(facts.passed, record.verification.values())),
         subtitle=_subtitle(record),
-        estimate_charts=figures.estimate_charts(record),
-        difference_charts=figures.difference_charts(record),
-        loss_charts=figures.loss_charts(record),
+        styles=Markup(chart_styles()),
+        estimate_figure=figures.estimate_figure(record),
+        difference_figures=figures.difference_figures(record),
+        calibration_figure=figures.calibration_figure(record),
+        margin=_margin(record),
+        loss_figure=figures.loss_figure(record),
+        memory_figure=memory_of_run(record),
+        course_figures=figures.course_figures(record),
+        rows_figure=figures.rows_figure(record),
+        size_facts=size_facts(size) if size is not None else [],
+        size_warnings=list(size_warnings(size)) if size is not None else [],
         flips=facts.flips(record),
+        shows_texts=examples,
+        examples=facts.example_rows(record),
         rejected=facts.rejected_rows(record.ledger),
         overlaps=facts.overlap_rows(record.ledger),
         lengths=facts.length_bars(record.ledger),
@@ -120,6 +141,11 @@ def _subtitle(record: RunRecord) -> str:
     recipe, base = record.config.get("recipe"), facts.get(record.config, "model", "name")
     parts = [f"recipe {recipe}" if recipe else "", f"base model {base}" if base else "", facts.method(record.config)]
     return " · ".join(part for part in parts if part)
+
+
+def _margin(record: RunRecord) -> str:
+    margin = facts.number(facts.get(record.config, "evaluation", "equivalence_margin"))
+    return "" if margin is None else f"{100 * margin:g} percentage points, or {margin:g} bits per byte"
 
 
 def _sections(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:

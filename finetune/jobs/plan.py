@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from finetune.config import RunConfig
 from finetune.jobs import plan_amounts, plan_text
 from finetune.jobs.plan_models import smaller_models
+from finetune.jobs.size_text import size_lines
 from finetune.model.cards import find_card, this_machine
 from finetune.model.planning import Setting, cures, differences, fastest, setting_of, shape_for_plan
 from finetune.offline import as_configured
@@ -36,14 +37,17 @@ def plan(config: RunConfig) -> Setting:
     found = [] if setting.fits else cures(setting)
     shown = found[0] if found else setting
     course = plan_amounts.course_of(config, shown, tokens)
+    counted = [f"  {line}" for line in size_lines(config, plan_amounts.ledger_of(config))]
     for block in (
         [*plan_text.heading(config, setting, num_here), *_advice(config, setting, found)],
         plan_text.memory_table(setting),
         plan_text.fits_table(setting, config, course),
+        ["Data", *counted] if counted else [],
         plan_text.time_lines(shown, config, tokens, course),
         plan_text.disk_lines(plan_amounts.disk_of(config, shape)),
     ):
-        print("\n".join(block), end="\n\n")
+        if lines := list(block):
+            print("\n".join(lines), end="\n\n")
     return setting
 
 

@@ -17,14 +17,14 @@ def report(config: RunConfig) -> RunFolder:
         RunExists: there is no finished training of this configuration in the run folder.
     """
     folder = existing_folder(config)
-    report_part(folder)
+    report_part(config, folder)
     return folder
 
 
-def report_part(folder: RunFolder) -> None:
-    """Build report and model card from the files of the run folder alone."""
+def report_part(config: RunConfig, folder: RunFolder) -> None:
+    """Build report and model card from the files of the run folder alone; `config.report` says what is shown."""
     from finetune.evaluation.report import build_model_card, build_report
 
     write_text(folder.card, build_model_card(folder.path))
-    write_text(folder.report, build_report(folder.path))
+    write_text(folder.report, build_report(folder.path, examples=config.report.examples))
     logger.info("report: %s", folder.report)
