@@ -709,6 +709,8 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    runs: list[str] = field(default_factory=list)
+    """Run folders that `report` compares on one page, such as [outputs/a,outputs/b]; the others with the first."""
 
     def __post_init__(self) -> None:
         """Gather all problems and raise once.

@@ -58,5 +58,10 @@ def chart_styles(scope: str = ":root") -> str:
     return sheet.replace(":root", scope)
 
 
+def page_styles() -> Markup:
+    """Return the style sheet of a whole page, its charts included."""
+    return Markup(chart_styles() + Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+
+
 def _cells(tag: str, texts: Sequence[str]) -> str:
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import jinja2
 import yaml
-from markupsafe import Markup
 
 from finetune.data.privacy import NOT_FOUND
 from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
-from finetune.evaluation.figure import chart_styles
+from finetune.evaluation.figure import page_styles
 from finetune.evaluation.report_size import memory_of_run, size_of_data
 from finetune.evaluation.run_record import RunRecord, hide_texts, read_run
 from finetune.model.data_size import size_facts, size_warnings
@@ -39,7 +38,7 @@ def build_report(run_dir: Path, *, examples: bool = True) -> str:
         verdict_names=wording.VERDICT_NAMES,
         verified=bool(record.verification) and all(map(facts.passed, record.verification.values())),
         subtitle=_subtitle(record),
-        styles=Markup(chart_styles()),
+        styles=page_styles(),
         estimate_figure=figures.estimate_figure(record),
         difference_figures=figures.difference_figures(record),
         calibration_figure=figures.calibration_figure(record),
@@ -99,7 +98,7 @@ def build_model_card(run_dir: Path, *, merged: bool = False) -> str:
 
 def _render(template: str, record: RunRecord, *, autoescape: bool, **context: object) -> str:
     return (
-        _environment(autoescape)
+        environment(autoescape)
         .get_template(template)
         .render(
             record=record,
@@ -117,8 +116,9 @@ def _render(template: str, record: RunRecord, *, autoescape: bool, **context: ob
 
 
 @functools.cache
-def _environment(autoescape: bool) -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment(autoescape: bool) -> jinja2.Environment:
+    """Return what renders the templates beside this file."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,
         undefined=jinja2.ChainableUndefined,
@@ -126,8 +126,8 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = _markdown_cell
-    return environment
+    found.filters["cell"] = _markdown_cell
+    return found
 
 
 def _markdown_cell(value: object) -> str:

@@ -11,6 +11,7 @@ from finetune.evaluation.report_facts import CONTESTANT_NAMES, estimate_cell, ge
 from finetune.evaluation.run_record import RunRecord
 from finetune.evaluation.stacked_bars import Bar, Segment, stacked_chart
 from finetune.evaluation.svg import nice_ticks
+from finetune.records import Comparison
 
 MAX_POINTS = 300
 """Longer curves are averaged in this many stretches."""
@@ -57,43 +58,62 @@ def difference_figures(record: RunRecord) -> list[Figure]:
     for name, metric in metric_results(record).items():
         if metric.comparison is not None:
             by_unit.setdefault(UNITS.get(name, ("percentage points", 100.0)), []).append(name)
-    drawn = [_forest(record, names, unit, scale, margin) for (unit, scale), names in by_unit.items()]
+    drawn = [
+        forest(
+            {name: (wording.METRIC_NAMES.get(name, (name, ""))[0], name, _comparison(record, name)) for name in names},
+            title=f"Difference tuned − base in {unit}",
+            scale=scale,
+            margin=margin,
+        )
+        for (unit, scale), names in by_unit.items()
+    ]
     return [found for found in drawn if found is not None]
 
 
-def _forest(record: RunRecord, names: Sequence[str], unit: str, scale: float, margin: float | None) -> Figure | None:
+def _comparison(record: RunRecord, metric: str) -> Comparison:
+    found = metric_results(record)[metric].comparison
+    assert found is not None
+    return found
+
+
+def forest(
+    found: Mapping[str, tuple[str, str, Comparison]],
+    *,
+    title: str,
+    scale: float,
+    margin: float | None,
+    ends: tuple[str, str] = ("tuned worse", "tuned better"),
+    columns: Sequence[str] = ("metric", "tuned − base", "low", "high", "p (Holm)", "verdict"),
+) -> Figure | None:
+    """Draw comparisons of one unit over one axis: by key the name to show, the metric and the comparison.
+
+    `margin` shades the differences that count as none.
+    """
     intervals: list[charts.Interval] = []
     rows: list[list[str]] = []
-    for name in names:
-        found = metric_results(record)[name].comparison
-        assert found is not None
-        sign = scale if HIGHER_IS_BETTER.get(name, True) else -scale
-        text = wording.format_value(name, found.difference, signed=True)
+    for key, (name, metric, comparison) in found.items():
+        sign = scale if HIGHER_IS_BETTER.get(metric, True) else -scale
+        text = wording.format_value(metric, comparison.difference, signed=True)
         intervals.append(
             charts.Interval(
-                name=wording.METRIC_NAMES.get(name, (name, ""))[0],
-                text=f"{text} · {wording.format_interval(name, found.low, found.high, signed=True)}",
-                value=sign * found.difference,
-                low=min(sign * found.low, sign * found.high),
-                high=max(sign * found.low, sign * found.high),
-                css_class=found.verdict,
+                name=name,
+                text=f"{text} · {wording.format_interval(metric, comparison.low, comparison.high, signed=True)}",
+                value=sign * comparison.difference,
+                low=min(sign * comparison.low, sign * comparison.high),
+                high=max(sign * comparison.low, sign * comparison.high),
+                css_class=comparison.verdict,
             )
         )
-        numbers = (found.difference, found.low, found.high, found.p_value)
-        rows.append([name, *(f"{value:.4f}" for value in numbers), found.verdict])
+        numbers = (comparison.difference, comparison.low, comparison.high, comparison.p_value)
+        rows.append([key, *(f"{value:.4f}" for value in numbers), comparison.verdict])
     band = None if margin is None else (-scale * margin, scale * margin)
-    reach = 1.08 * max(abs(end) for interval in intervals for end in (interval.low, interval.high, *(band or ())))
+    edges = [abs(end) for interval in intervals for end in (interval.low, interval.high, *(band or ()))]
+    reach = 1.08 * max(edges, default=1.0) or 1.0
     return figure(
         lambda width: charts.interval_chart(
-            intervals,
-            width=width,
-            title=f"Difference tuned − base in {unit}",
-            bounds=(-reach, reach),
-            reference=0.0,
-            ends=("tuned worse", "tuned better"),
-            band=band,
+            intervals, width=width, title=title, bounds=(-reach, reach), reference=0.0, ends=ends, band=band
         ),
-        columns=["metric", "tuned − base", "low", "high", "p (Holm)", "verdict"],
+        columns=columns,
         rows=rows,
     )
 
