@@ -11,13 +11,15 @@ from finetune.model.sizes import num_adapter_parameters
 GB = 1e9
 TITLES = {
     "weights": "frozen weights",
+    "state": "adapter, gradients, optimizer",
     "adapter": "adapter and gradients",
     "optimizer": "optimizer",
     "activations": "activations",
     "logits": "logits",
-    "working": "one layer's backward pass",
+    "working": "working memory of a layer or of the logits",
     "gathered": "exchanged between cards",
     "context": "context",
+    "held": "held before the training",
     "measured": "measured",
 }
 """Parts of a prediction in the order of the bar, and their names."""

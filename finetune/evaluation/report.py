@@ -59,7 +59,7 @@ def build_report(run_dir: Path, *, examples: bool = True) -> str:
         pii_limits=NOT_FOUND,
         verification=facts.verification_rows(record.verification),
         exports=facts.export_rows(record),
-        main_metric=wording.METRIC_NAMES.get(record.result.main_metric, ("",))[0] if record.result else "",
+        main_metric=_main_metric(record),
         sections=_sections(record),
         versions=list(facts.flat("", record.versions)),
     )
@@ -72,6 +72,7 @@ def build_model_card(run_dir: Path, *, merged: bool = False) -> str:
     are made to be shared: of local paths they name the last part only.
     """
     record = read_run(run_dir)
+    size = size_of_data(record)
     path = facts.get(record.config, "model", "path")
     base = Path(str(path)).name if path else facts.get(record.config, "model", "hub_id")
     source = str(facts.get(record.config, "data", "path") or "")
@@ -88,6 +89,9 @@ def build_model_card(run_dir: Path, *, merged: bool = False) -> str:
         record,
         autoescape=False,
         merged=merged,
+        exports=facts.export_rows(record),
+        main_metric=_main_metric(record),
+        size_warnings=list(size_warnings(size)) if size is not None else [],
         data_source=Path(source).name if Path(source).is_absolute() else source,
         metadata=yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False).strip(),
         load_from=json.dumps(base),
@@ -141,6 +145,10 @@ def _subtitle(record: RunRecord) -> str:
     recipe, base = record.config.get("recipe"), facts.get(record.config, "model", "name")
     parts = [f"recipe {recipe}" if recipe else "", f"base model {base}" if base else "", facts.method(record.config)]
     return " · ".join(part for part in parts if part)
+
+
+def _main_metric(record: RunRecord) -> str:
+    return wording.METRIC_NAMES.get(record.result.main_metric, ("",))[0] if record.result else ""
 
 
 def _margin(record: RunRecord) -> str:

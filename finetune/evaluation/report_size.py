@@ -56,19 +56,36 @@ def memory_of_run(record: RunRecord) -> Figure | None:
     """
     kept = record.versions.get("memory")
     kept = kept if isinstance(kept, Mapping) else {}
-    parts = _numbers(kept.get("parts")) or _predicted(record)
+    parts = _kept_parts(kept) or _predicted(record)
     bars = [MemoryBar(name="predicted", parts=parts)] if parts else []
     measured = _measured(record, kept)
     if measured:
         error = f"prediction {sum(parts.values()) / measured - 1:+.0%}".replace("-", "−") if parts else ""
         bars.append(MemoryBar(name="measured", parts={"measured": measured}, remark=error))
-    limit = next((size for key in ("device_bytes", "card_bytes", "total_bytes") if (size := kept.get(key))), None)
+    limit = _numbers(kept).get("usable_bytes")
     return memory_figure(
         bars,
         limit_bytes=limit,
-        limit_name=f"this device: {megabytes(limit)}" if limit else "",
+        limit_name=f"usable here: {megabytes(limit)}" if limit else "",
         title="Memory at the peak of the training",
     )
+
+
+def _kept_parts(kept: Mapping[str, Any]) -> dict[str, float]:
+    """Return the parts that the run kept of its prediction, so that they add up to what can be measured.
+
+    On a GPU the context is not among what torch measures; on a CPU the process may have held more before.
+    """
+    parts = _numbers(kept.get("parts"))
+    predicted = _numbers(kept).get("predicted_bytes")
+    if not parts or predicted is None:
+        return parts
+    if "optimizer" not in parts and "adapter" in parts:
+        parts["state"] = parts.pop("adapter")
+    more = predicted - sum(parts.values())
+    if more > 0.001 * predicted:
+        return parts | {"held": more}
+    return {name: size for name, size in parts.items() if name != "context" or more > -0.5 * size}
 
 
 def _measured(record: RunRecord, kept: Mapping[str, Any]) -> float:
