@@ -125,6 +125,16 @@ def make_calibration(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": curves}))
 
 
+def make_long_names(folder, name=f"{'AGREEMENT_' * 20}.txt"):
+    """Add names and texts of rows that have no place to break a line."""
+    path = folder / "data/ledger.json"
+    example = {"item": name, "source": name, "words": 26, "excerpt": name}
+    test = {"items": 64, "items_not_compared": 0, "contaminated": 4, "longest_match_words": 26, "examples": [example]}
+    rejected = {"examples": {"empty_answer": [{"source": name, "detail": name}]}, "contamination": {"test": test}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | rejected))
+    (folder / "data/preview.html").write_text(f"<pre>{name}</pre>")
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from .browser import browser_page, find_browser
-from .test_report import make_calibration, make_examples, make_run
+from .test_report import make_calibration, make_examples, make_long_names, make_run
 
 BINARY = find_browser()
 pytestmark = [
@@ -57,6 +57,7 @@ def report(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("run"))
     make_examples(folder)
     make_calibration(folder)
+    make_long_names(folder)
     path = folder / "report.html"
     path.write_text(build_report(folder), encoding="utf-8")
     return path
