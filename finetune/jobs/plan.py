@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from finetune.config import RunConfig
-from finetune.jobs import plan_amounts, plan_text
+from finetune.jobs import plan_amounts, plan_text, size_text
 from finetune.jobs.plan_models import smaller_models
-from finetune.jobs.size_text import size_lines
 from finetune.model.cards import find_card, this_machine
 from finetune.model.planning import Setting, cures, differences, fastest, setting_of, shape_for_plan
 from finetune.offline import as_configured
@@ -37,17 +36,16 @@ def plan(config: RunConfig) -> Setting:
     found = [] if setting.fits else cures(setting)
     shown = found[0] if found else setting
     course = plan_amounts.course_of(config, shown, tokens)
-    counted = [f"  {line}" for line in size_lines(config, plan_amounts.ledger_of(config))]
     for block in (
         [*plan_text.heading(config, setting, num_here), *_advice(config, setting, found)],
         plan_text.memory_table(setting),
         plan_text.fits_table(setting, config, course),
-        ["Data", *counted] if counted else [],
         plan_text.time_lines(shown, config, tokens, course),
         plan_text.disk_lines(plan_amounts.disk_of(config, shape)),
     ):
-        if lines := list(block):
-            print("\n".join(lines), end="\n\n")
+        print("\n".join(block), end="\n\n")
+    if counted := list(size_text.size_lines(config, plan_amounts.ledger_of(config))):
+        print("\n  ".join(["Is the data enough?", *counted]), end="\n\n")
     return setting
 
 

@@ -19,7 +19,9 @@ def memory_picture(setting: Setting) -> Figure:
 
 
 def _bar(name: str, setting: Setting) -> MemoryBar:
-    words = f"{weights_name(setting.work)}, {'recomputed' if setting.recomputes else 'all layers kept'}"
+    again, layers = setting.work.recomputed_layers, setting.work.shape.num_layers
+    kept = "all layers kept" if not again else "recomputed" if again >= layers else f"{again} of {layers} recomputed"
+    words = f"{weights_name(setting.work)}, {kept}"
     return MemoryBar(
         name=f"{name}: {words}" if name else words,
         parts=parts_of(setting.work),
