@@ -54,11 +54,11 @@ def measure(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: Run
     )
     folder.items.parent.mkdir(parents=True, exist_ok=True)
     write_items(folder.items, items)
-    write_json(folder.summary, summary_to_json(result))
     if config.report.examples:
         _keep_examples(config, rows, tuned, folder, choose_examples(items, result.main_metric))
     else:
         folder.examples.unlink(missing_ok=True)
+    write_json(folder.summary, summary_to_json(result))  # the last: where it stands, the evaluation is done
     for line in result_lines(result):
         logger.info("%s", line)
     return result
