@@ -16,6 +16,7 @@ from finetune.evaluation import report_facts as facts
 from finetune.evaluation import report_figures as figures
 from finetune.evaluation import wording
 from finetune.evaluation.figure import page_styles
+from finetune.evaluation.report_examples import example_rows
 from finetune.evaluation.report_size import memory_of_run, size_of_data
 from finetune.evaluation.run_record import RunRecord, hide_texts, read_run
 from finetune.model.data_size import size_facts, size_warnings
@@ -51,7 +52,7 @@ def build_report(run_dir: Path, *, examples: bool = True) -> str:
         size_warnings=list(size_warnings(size)) if size is not None else [],
         flips=facts.flips(record),
         shows_texts=examples,
-        examples=facts.example_rows(record),
+        examples=example_rows(record),
         rejected=facts.rejected_rows(record.ledger),
         overlaps=facts.overlap_rows(record.ledger),
         lengths=facts.length_bars(record.ledger),
