@@ -169,20 +169,32 @@ def calibration_figure(record: RunRecord) -> Figure | None:
     rows: list[list[str]] = []
     found = record.summary.get("calibration")
     for model, bins in found.items() if isinstance(found, Mapping) else ():
-        kept = [part for part in bins if isinstance(part, Mapping)] if isinstance(bins, list) else []
-        numbers = [[number(part.get(key)) for key in ("confidence", "accuracy", "n", "low", "high")] for part in kept]
-        whole = [(c, a, int(n), low, high) for c, a, n, low, high in numbers if None not in (c, a, n, low, high)]
-        css_class = model if model in CONTESTANT_NAMES else "other"
+        whole = [part for part in map(_bin, bins if isinstance(bins, list) else []) if part is not None]
         if model in CONTESTANT_NAMES:
-            curves.append(
-                Curve(name=CONTESTANT_NAMES[model], css_class=css_class, bins=[(c, a, n) for c, a, n, _, _ in whole])
-            )
-        rows += [[model, f"{low:g} to {high:g}", str(n), f"{c:.3f}", f"{a:.3f}"] for c, a, n, low, high in whole]
+            points = [(part["confidence"], part["accuracy"], int(part["n"])) for part in whole]
+            curves.append(Curve(name=CONTESTANT_NAMES[model], css_class=model, bins=points))
+        rows += [
+            [
+                str(model),
+                f"{part['low']:g} to {part['high']:g}",
+                f"{part['n']:.0f}",
+                f"{part['confidence']:.3f}",
+                f"{part['accuracy']:.3f}",
+            ]
+            for part in whole
+        ]
     return figure(
         lambda width: reliability_chart(curves, width=width, title="How often it is right, by how sure it is"),
         columns=["contestant", "confidence", "answers", "mean confidence", "share that is right"],
         rows=rows,
     )
+
+
+def _bin(part: Any) -> dict[str, float] | None:
+    """Read one reliability bin; None if a number is missing."""
+    numbers = {key: number(get(part, key)) for key in ("low", "high", "n", "confidence", "accuracy")}
+    found = {key: value for key, value in numbers.items() if value is not None}
+    return found if len(found) == len(numbers) else None
 
 
 def rows_figure(record: RunRecord) -> Figure | None:

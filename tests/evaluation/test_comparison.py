@@ -45,7 +45,8 @@ def test_runs_are_compared_with_the_first_item_by_item(runs):
 
 def test_p_values_count_for_all_runs(runs):
     def p_value(*chosen):
-        return float(re.search(r"<td>worse</td>(?:<td>[-\d.]+</td>){3}<td>([\d.]+)</td>", build_comparison(chosen))[1])
+        [found] = re.findall(r"<td>worse</td>(?:<td>[-\d.]+</td>){3}<td>([\d.]+)</td>", build_comparison(chosen))
+        return float(found)
 
     alone, among = p_value(runs[0], runs[1]), p_value(runs[0], runs[1], runs[2], runs[3])
     assert among == pytest.approx(min(1.0, 3 * alone), abs=1e-4)

@@ -28,6 +28,7 @@ def rows(figure):
 def test_a_kept_prediction_stands_beside_what_was_measured():
     kept = {"parts": PARTS, "predicted_bytes": 8.7e9, "measured_bytes": 8.0e9, "usable_bytes": 22e9}
     figure = memory_of_run(record(kept))
+    assert figure is not None
     found = rows(figure)
     assert found["in all"] == ["8700000000", "8000000000"]
     assert "context" not in found  # a GPU's context is not among what torch measures
