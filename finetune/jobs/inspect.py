@@ -28,8 +28,8 @@ def inspect(config: RunConfig) -> RunFolder:
     tokenized = steps.tokenize(config, rows, tokenizer)
     print("# Data")
     print("\n".join(rows.ledger.lines()))
-    print("\n# Is it enough? (docs/plan.md)")
-    print("\n".join(size_lines(config, rows.ledger.to_json())))
+    if counted := list(size_lines(config, rows.ledger.to_json())):
+        print("\n".join(["", "# Is it enough? (docs/plan.md)", *counted]))
     print(f"\n# What is learned (marked; {len(tokenized.train)} training examples)")
     from finetune.data.rendering.preview import preview
 
