@@ -22,6 +22,7 @@ def example_rows(record: RunRecord) -> list[dict[str, Any]]:
             score, tone = "", ""
             if value in (0.0, 1.0) and metric not in CONTINUOUS:
                 score, tone = ("right", "passed") if value else ("wrong", "failed")
+                score = f"choice {score}" if metric.startswith("choice_") else score
             elif value is not None:
                 score = wording.format_value(metric, value)
             answers.append({"name": CONTESTANT_NAMES.get(model, model), "text": text, "score": score, "tone": tone})

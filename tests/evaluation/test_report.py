@@ -244,7 +244,9 @@ def test_examples_stand_side_by_side(run_dir):
     make_examples(run_dir)
     text = " ".join(Page(build_report(run_dir)).text.split())
     assert text.index("Lost: the base model did better") < text.index("Won: the tuned model does better")
-    assert re.search(r"Base (right|wrong) I cannot say Tuned (right|wrong) Delaware gguf_q4_k_m the State of", text)
+    assert re.search(
+        r"Base choice (right|wrong) I cannot say Tuned choice (right|wrong) Delaware gguf_q4_k_m the State of", text
+    )
 
 
 def test_no_text_of_a_row_stands_in_a_report_without_examples(run_dir):
