@@ -705,6 +705,15 @@ class PlanConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """What the report shows."""
+
+    examples: bool = True
+    """Show texts of the rows: test questions with the models' answers, training examples, rejected rows. false keeps
+    every client's text out of report.html."""
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, wholly described."""
 
@@ -734,6 +743,9 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    runs: list[str] = field(default_factory=list)
+    """Run folders that `report` compares on one page, such as [outputs/a,outputs/b]; the others with the first."""
 
     def __post_init__(self) -> None:
         """Gather all problems and raise once.

@@ -8,6 +8,8 @@ from typing import Any
 from finetune.config import EvaluationConfig
 from finetune.data.tokenize import fit
 from finetune.evaluation.evaluate import score_contestant
+from finetune.evaluation.example_answers import add_answers
+from finetune.evaluation.examples import read_examples, write_examples
 from finetune.evaluation.fitting import fitting_rows, option_examples, prompt_ids
 from finetune.evaluation.metrics import CODE_METRICS, TUNED
 from finetune.evaluation.selection import choose_items, main_metric, metrics_of
@@ -28,10 +30,11 @@ def score_exports(
     *,
     num_items: int,
     max_length: int,
+    examples: Path | None = None,
 ) -> EvaluationResult:
     """Score files, by the name of their format, on the first `num_items` rows that the tuned model was scored on.
 
-    The scores go into the item table, which is written anew.
+    The scores go into the item table, which is written anew, and so do the files' answers into the report's `examples`.
 
     Raises:
         ExportError: llama.cpp cannot run a file.
@@ -42,11 +45,17 @@ def score_exports(
     asked = {item.item_id for item in items if item.model == TUNED}
     rows = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked][:num_items]
     rows = fitting_rows(rows, tokenizer, max_length)
-    context = _longest(rows, tokenizer, max_length) + _answer_tokens(metrics, config)
+    shown = read_examples(examples) if examples is not None and examples.is_file() else []
+    named = {example.item_id for example in shown}
+    asked_rows = [*rows, *(row for row in conversations if row.item_id in named)]
+    context = _longest(asked_rows, tokenizer, max_length) + _answer_tokens(metrics, config)
     for name, path in files.items() if metrics else ():
         with LlamaCpp(path, context=context) as runtime:
             items += score_contestant(name, runtime, tokenizer, rows, config, metrics, max_length=max_length)
+            add_answers(shown, name, runtime, tokenizer, conversations, config, max_length=max_length)
     write_items(table, items)
+    if examples is not None and shown:
+        write_examples(examples, shown)
     scored: list[ItemScore] = items
     every_row = [row for row in choose_items(conversations, config.max_items, seed) if row.item_id in asked]
     return summarise(scored, config, seed=seed, main_metric=main_metric(measured, every_row))

@@ -46,6 +46,15 @@ VERDICT_NAMES = {
     "unknown": "Not evaluated",
 }
 
+EXAMPLE_TITLES = {
+    "lost": "Lost: the base model did better",
+    "won": "Won: the tuned model does better",
+    "both right": "Both right",
+    "neither right": "Neither right",
+    "unchanged": "About the same",
+}
+"""Headings of the examples by kind."""
+
 _HEADLINES = {
     "better": "Tuning helped: {scores}.",
     "worse": "Tuning did harm: {scores}.",
@@ -53,6 +62,10 @@ _HEADLINES = {
     "not_enough_data": "This test is too small to tell whether tuning helped: {scores}; "
     "a difference of this size could be chance.",
 }
+
+
+MANY_FILES = 4
+"""More exported files are counted, not named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +118,8 @@ def explain_verification(verification: Mapping[str, Any]) -> str:
         return (
             f"Do not use the exported files ({', '.join(failed)}): they do not behave like the model that was trained."
         )
-    return (
-        f"The exported files ({', '.join(verification)}) were loaded again and behave like the model that was trained."
-    )
+    names = ", ".join(verification) if len(verification) <= MANY_FILES else f"{len(verification)} of them"
+    return f"The exported files ({names}) were loaded again and behave like the model that was trained."
 
 
 def percent(share: float) -> str:
