@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune import __version__
+from finetune.allocator import restart_with_tunables
 from finetune.errors import EXIT_FAILED, EXIT_NO_READER, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
+from finetune.model.hardware import gpu_seems_present
 from finetune.secrets import redact
 
 COMMANDS = {
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     141 where whoever read the output left before its end, as in `plan … | head`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and not gpu_seems_present():
+        restart_with_tunables(words)
     quiet_libraries()
     set_up_logging(verbose="--verbose" in words)
     words = [word for word in words if word != "--verbose"]
