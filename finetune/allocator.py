@@ -3,7 +3,7 @@
 torch asks for every tensor at a multiple of 64 bytes. For that glibc cuts small pieces off both ends of a larger
 block and hands them to the next small requests, which live on when the tensor is freed: the hole is then a little too
 short for the next tensor of that size, and the heap grows, with every step. Without glibc's caches of small blocks the
-pieces join the hole again. Huge pages make large tensors cheap to map. glibc reads its tunables at the start alone.
+pieces join the hole again. Only what glibc reads at its start can turn those caches off (glibc manual, "Tunables").
 """
 
 import os
@@ -11,8 +11,12 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
 VARIABLE = "GLIBC_TUNABLES"
-TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.hugetlb=1"
-"""No cache of freed small blocks, per thread or global; huge pages where the system gives them on demand."""
+TUNABLES = (
+    "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
+    "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
+)
+"""No cache of freed small blocks, of a thread or of all. The heap serves blocks of up to 32 MiB, as it would come to by
+itself, and keeps up to 1 GiB of its free end, so that no step asks for it anew."""
 _OTHERS = ("MALLOC_", "LD_PRELOAD")
 """Beginnings of variables by which a user chooses or sets up an allocator; then nothing is changed."""
 _TRAINING = ("run", "train")
@@ -37,7 +41,7 @@ def is_chosen(environment: Mapping[str, str]) -> bool:
 def allocator_in_use(environment: Mapping[str, str] = os.environ) -> str:
     """Say for the log how this process gets main memory, and why."""
     if environment.get(VARIABLE) == TUNABLES:
-        return f"glibc's, without caches of small blocks and with huge pages, for less memory ({VARIABLE})"
+        return f"glibc's, without caches of small blocks, for less memory ({VARIABLE})"
     names = ", ".join(_choices(environment))
     return f"as {names} in the environment says" if names else "the system's"
 

@@ -52,7 +52,7 @@ def test_what_the_user_chose_stands(environment: dict[str, str], started: list[l
 
 def test_the_log_says_what_is_in_use() -> None:
     assert allocator_in_use({}) == "the system's"
-    assert "huge pages" in allocator_in_use({VARIABLE: TUNABLES})
+    assert "for less memory" in allocator_in_use({VARIABLE: TUNABLES})
 
 
 def test_the_command_line_keeps_its_words_and_its_process(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ CUDA_CONTEXT = 1.25e9
 """CUDA's context and kernels, cuBLAS workspaces, rounding of the caching allocator."""
 CPU_PROCESS = 0.78e9
 """Python with torch, transformers, trl and what their first pass loads; measured by benchmarks/bench_plan.py."""
+CPU_HEAP = 0.085e9
+"""What glibc's heap holds beside all that is alive, and what the libraries take in their first step."""
+MAPPED_BYTES = 32 * 2**20
+"""Blocks from here on glibc maps one by one: they leave no hole in its heap (`malloc(3)`, `M_MMAP_THRESHOLD`)."""
 CHUNKED_LOGITS = 256 * 2**20
 """Where the logits are made a chunk at a time, the size of a chunk and its gradient."""
 
@@ -99,7 +103,7 @@ def training_parts(work: Workload) -> Parts:
         activations=(shape.num_layers - recomputed) * kept + inputs + last,
         working=max(layer, logits_bytes(work)),
         gathered=_exchanged(work, sizes, trainable),
-        context=_context(work),
+        context=_context(work) + _holes(work, layer),
     )
 
 
@@ -190,6 +194,18 @@ def export_host_bytes(shape: ShapeConfig) -> float:
 
 def _context(work: Workload) -> float:
     return CUDA_CONTEXT if work.is_cuda else CPU_PROCESS
+
+
+def _holes(work: Workload, layer: float) -> float:
+    """Return what glibc's heap holds beyond what is alive in a training step on a CPU.
+
+    A layer's backward pass and the logits do not fill each other's place: their blocks differ in size, and those of
+    the layers lie between others that are kept.
+    """
+    if work.is_cuda:
+        return 0
+    one_copy = 4 * work.shape.vocab_size * work.micro_batch_tokens * work.supervised_share
+    return CPU_HEAP + (min(layer, logits_bytes(work)) if one_copy < MAPPED_BYTES else 0)
 
 
 def _casts(work: Workload, trainable: int) -> float:

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from finetune.config import AdapterConfig, AdapterMethod, QuantizationConfig, QuantizationMethod, ShapeConfig, Sharding
-from finetune.model.memory import Stack, Workload, evaluation_bytes, export_host_bytes, layer_bytes, training_parts
+from finetune.model.memory import (
+    Stack,
+    Workload,
+    backward_bytes,
+    evaluation_bytes,
+    export_host_bytes,
+    layer_bytes,
+    training_parts,
+)
 from finetune.model.sizes import num_adapter_parameters, sizes_of
 
 GIB, GB = 2**30, 1e9
@@ -209,6 +217,18 @@ def test_what_lowers_memory_lowers_it() -> None:
     assert sharded < alone / 3
     copies = training_parts(work(LLAMA_3_8B, num_devices=2))
     assert copies.total - full == copies.gathered == 4 * 41_943_040
+
+
+def test_on_a_cpu_the_logits_do_not_fill_the_place_of_a_layers_backward_pass() -> None:
+    """Below 32 MiB both lie in glibc's heap; larger logits are mapped, and given back before the backward pass."""
+    shape = llama(8, 384, 1024, 6, 2, 8192, tied_embeddings=True)
+
+    def on_cpu(tokens: int) -> Workload:
+        return work(shape, NONE, micro_batch_tokens=tokens, number_bytes=4, is_cuda=False)
+
+    in_heap, mapped = (training_parts(on_cpu(tokens)).context for tokens in (1000, 1200))
+    layer = layer_bytes(on_cpu(1000)) + backward_bytes(on_cpu(1000))
+    assert in_heap - mapped == pytest.approx(1000 * layer)
 
 
 def test_evaluation_and_export_count() -> None:
