@@ -7,6 +7,7 @@ import pytest
 
 from finetune.config import AdapterConfig, AdapterMethod, QuantizationConfig, QuantizationMethod, ShapeConfig, Sharding
 from finetune.model.memory import (
+    CPU_PROCESS,
     Stack,
     Workload,
     backward_bytes,
@@ -219,16 +220,19 @@ def test_what_lowers_memory_lowers_it() -> None:
     assert copies.total - full == copies.gathered == 4 * 41_943_040
 
 
-def test_on_a_cpu_the_logits_do_not_fill_the_place_of_a_layers_backward_pass() -> None:
-    """Below 32 MiB both lie in glibc's heap; larger logits are mapped, and given back before the backward pass."""
+def test_on_a_cpu_the_heap_holds_two_more_layers_but_no_mapped_blocks() -> None:
+    """Feed-forward blocks of 32 MiB and more are mapped one by one: here from 8,192 tokens on."""
     shape = llama(8, 384, 1024, 6, 2, 8192, tied_embeddings=True)
 
-    def on_cpu(tokens: int) -> Workload:
-        return work(shape, NONE, micro_batch_tokens=tokens, number_bytes=4, is_cuda=False)
+    def holes(tokens: int) -> float:
+        return training_parts(replace(some, micro_batch_tokens=tokens)).context - CPU_PROCESS
 
-    in_heap, mapped = (training_parts(on_cpu(tokens)).context for tokens in (1000, 1200))
-    layer = layer_bytes(on_cpu(1000)) + backward_bytes(on_cpu(1000))
-    assert in_heap - mapped == pytest.approx(1000 * layer)
+    some = work(shape, NONE, number_bytes=4, is_cuda=False)
+    per_token = 2 * (layer_bytes(some) + backward_bytes(some))
+    assert holes(1000) == pytest.approx(1000 * per_token)
+    assert holes(8191) / 8191 == pytest.approx(per_token)
+    assert holes(8192) / 8192 == pytest.approx(per_token - 2 * 6 * 4 * 1024)
+    assert holes(32_768) == 0
 
 
 def test_evaluation_and_export_count() -> None:
