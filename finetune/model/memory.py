@@ -103,7 +103,7 @@ def training_parts(work: Workload) -> Parts:
         activations=(shape.num_layers - recomputed) * kept + inputs + last,
         working=max(layer, logits_bytes(work)),
         gathered=_exchanged(work, sizes, trainable),
-        context=_context(work) + _holes(work),
+        context=_context(work) + _holes(work, layer),
     )
 
 
@@ -199,22 +199,23 @@ def _context(work: Workload) -> float:
     return CUDA_CONTEXT if work.is_cuda else CPU_PROCESS
 
 
-def _holes(work: Workload) -> float:
+def _holes(work: Workload, layer: float) -> float:
     """Return what glibc's heap holds beyond what is alive in a training step on a CPU.
 
     Blocks that one layer's forward and backward pass have given back do not all suit the next, so that the heap holds
-    some layers' worth of them; those above its limit are mapped one by one and leave no hole.
+    some layers' worth of them; those above its limit are mapped one by one and leave no hole. Nor do the logits take
+    the place of a layer's backward pass: it stays in the heap while they are mapped.
     """
     if work.is_cuda:
         return 0
     hidden, _, _, inner = _widths(work.shape)
-    layer = layer_bytes(work) + backward_bytes(work)
+    per_token = layer_bytes(work) + backward_bytes(work)
     one_number = work.number_bytes * work.micro_batch_tokens
     if one_number * hidden >= MAPPED_BYTES:
         return 0
     if one_number * inner >= MAPPED_BYTES:
-        layer -= 6 * work.number_bytes * inner
-    return HOLES_LAYERS * layer * work.micro_batch_tokens
+        per_token -= 6 * work.number_bytes * inner
+    return HOLES_LAYERS * per_token * work.micro_batch_tokens + min(layer, logits_bytes(work))
 
 
 def _casts(work: Workload, trainable: int) -> float:
