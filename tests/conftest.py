@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     choose_bars(config, items)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests of the project's promises have measured, also where they ran in processes of their own."""
+    for report in [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]:
+        for key, value in report.user_properties:
+            if key == "figures" and report.when == "call":
+                terminalreporter.write_line(str(value))
+
+
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
     """Leave no handler of this test's command line to the next one."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,20 @@ def _watch(pid: int, peak: list[int]) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(list_recipes()))
-def test_recipes_on_the_embedded_model(recipe: str, tmp_path: Path) -> None:
+def test_recipes_on_the_embedded_model(
+    recipe: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     done = run(tmp_path / recipe, f"recipe={recipe}", "model=embedded")
     assert done.code == 0, done.errors
     summary, verified = done.read("evaluation/summary.json"), done.read("export/verification.json")["safetensors"]
     metric = summary["metrics"][summary["main_metric"]]
     compared = metric["comparison"]
-    print(
-        f"\n{recipe}: {done.seconds / 60:.1f} min, {done.peak_bytes / 1e9:.2f} GB, {summary['main_metric']} "
+    record_property(
+        "figures",
+        f"{recipe}: {done.seconds / 60:.1f} min, {done.peak_bytes / 1e9:.2f} GB, {summary['main_metric']} "
         f"{metric['base']['value']:.3f} -> {metric['tuned']['value']:.3f} (n={metric['tuned']['n']}, "
         f"p={compared['p_value']:.2g}, {compared['verdict']}), safetensors verified: {verified['passed']}, "
-        f"greedy match {verified['greedy_match']:.2%}"
+        f"greedy match {verified['greedy_match']:.2%}",
     )
     assert verified["passed"] and verified["greedy_match"] >= 0.99
     if recipe == "quickstart":
@@ -117,16 +121,19 @@ MODELS = {"stories260k": ("model=local", "model.path={shared}/models/stories260k
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("data", REAL_DATA)
-def test_real_data_lowers_the_validation_loss(data: str, model: str, shared_dir: Path, tmp_path: Path) -> None:
+def test_real_data_lowers_the_validation_loss(
+    data: str, model: str, shared_dir: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     words = [word.replace("{shared}", str(shared_dir)) for word in MODELS[model]]
     sizes = ("training.max_steps=40", "evaluation.max_items=20", "data.max_rows=600", "data.max_answer_tokens_lost=1")
     done = run(tmp_path / "run", *words, f"data.path={shared_dir}/data/{data}", *REAL_DATA[data], *sizes)
     assert done.code == 0, done.errors
     first, best = done.validation
     bits = done.read("evaluation/summary.json")["metrics"]["bits_per_byte"]
-    print(
-        f"\n{data} on {model}: validation loss {first:.4f} -> {best:.4f}; bits per byte {bits['base']['value']:.4f} -> "
-        f"{bits['tuned']['value']:.4f}; {done.seconds:.0f} s, {done.peak_bytes / 1e9:.2f} GB"
+    record_property(
+        "figures",
+        f"{data} on {model}: validation loss {first:.4f} -> {best:.4f}; bits per byte {bits['base']['value']:.4f} -> "
+        f"{bits['tuned']['value']:.4f}; {done.seconds:.0f} s, {done.peak_bytes / 1e9:.2f} GB",
     )
     assert best < first
     if data == "legal/cuad/contracts":
@@ -134,12 +141,12 @@ def test_real_data_lowers_the_validation_loss(data: str, model: str, shared_dir:
     assert done.read("export/verification.json")["safetensors"]["passed"]
 
 
-def test_help_and_a_typo_within_a_second(tmp_path: Path) -> None:
+def test_help_and_a_typo_within_a_second(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     for words, code in ((["--help"], 0), (["recipe=legal_qlra"], 2), (["training.lerning_rate=1"], 2)):
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "finetune", *words], capture_output=True, cwd=tmp_path, check=False
         )
         seconds = time.perf_counter() - started
-        print(f"\n{words}: exit {done.returncode} after {seconds:.2f} s")
+        record_property("figures", f"{words}: exit {done.returncode} after {seconds:.2f} s")
         assert done.returncode == code and seconds < 1
