@@ -99,7 +99,7 @@ def main() -> None:
     found = results()
     for task in TASKS:
         if task.name in found:
-            found[task.name]["predicted_bytes"] = predict(task)
+            found[task.name]["predicted_bytes"], found[task.name]["peak"] = predict(task)
     write_results(found)
     lines = table(found)
     page = PAGE.read_text(encoding="utf-8")
@@ -149,8 +149,8 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
     }
 
 
-def predict(task: Task) -> int:
-    """Return the peak that `plan` gives, with every token supervised."""
+def predict(task: Task) -> tuple[int, str]:
+    """Return the peak that `plan` gives, with every token supervised, and which part of the run has it."""
     from dataclasses import replace
 
     from finetune.config import (
@@ -193,7 +193,9 @@ def predict(task: Task) -> int:
         evaluation=EvaluationConfig(),
         plan=PlanConfig(),
     )
-    return round(max(setting.moments()["training"], loading_bytes(work)))  # `train` does not evaluate
+    moments = {"training": setting.moments()["training"], "loading": loading_bytes(work)}  # `train` does not evaluate
+    moment = max(moments, key=lambda name: moments[name])
+    return round(moments[moment]), moment
 
 
 def write_rows(path: Path) -> None:
@@ -208,8 +210,8 @@ def write_rows(path: Path) -> None:
 def table(found: dict[str, Any]) -> list[str]:
     """Write the comparison as Markdown."""
     lines = [
-        "| model | weights | layers | tokens | type | predicted | measured | error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | weights | layers | tokens | type | peak | predicted | measured | error |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     errors: list[float] = []
     for task in TASKS:
@@ -220,7 +222,8 @@ def table(found: dict[str, Any]) -> list[str]:
         errors.append(abs(error))
         again = "recomputed" if task.recompute else "kept"
         sizes = f"{row['predicted_bytes'] / 1e9:.2f} GB | {row['measured_bytes'] / 1e9:.2f} GB | {error:+.0%}"
-        lines.append(f"| {task.size} | {task.quantization} | {again} | {task.tokens:,} | {task.dtype} | {sizes} |")
+        what = f"{task.size} | {task.quantization} | {again} | {task.tokens:,} | {task.dtype} | {row['peak']}"
+        lines.append(f"| {what} | {sizes} |")
     if errors:
         lines.append("")
         off = f"off by {statistics.median(errors):.0%} on the median, {max(errors):.0%} at worst"
