@@ -27,7 +27,7 @@ def restart_with_tunables(words: Sequence[str], environment: MutableMapping[str,
 
     Called first of all, before anything is imported, written or held. `words` are those of the command line.
     """
-    if sys.platform != "linux" or not _is_glibc() or not _will_train(words) or is_chosen(environment):
+    if not _is_command_line() or not _is_glibc() or not _will_train(words) or is_chosen(environment):
         return
     environment[VARIABLE] = TUNABLES
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -50,12 +50,19 @@ def _choices(environment: Mapping[str, str]) -> list[str]:
     return [name for name in environment if name == VARIABLE or name.startswith(_OTHERS)]
 
 
+def _is_command_line() -> bool:
+    """Whether Python runs this package itself, not a script that would do its own work twice."""
+    return sys.argv[0].endswith(("/finetune/__main__.py", "/finetune"))
+
+
 def _will_train(words: Sequence[str]) -> bool:
     command = words[0] if words and "=" not in words[0] and not words[0].startswith("-") else "run"
     return command in _TRAINING and not {"--help", "-h", "--version", "--cfg", "-c"} & set(words)
 
 
 def _is_glibc() -> bool:
+    if sys.platform != "linux":
+        return False
     try:
         return bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (ValueError, OSError):

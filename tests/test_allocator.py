@@ -19,6 +19,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _, words: commands.append(words))
     monkeypatch.setattr(allocator, "_is_glibc", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/finetune/__main__.py", "train"])
     return commands
 
 
@@ -36,6 +37,17 @@ def test_trainings_start_anew_with_the_settings(words: list[str], started: list[
 def test_other_commands_do_not(words: list[str], started: list[list[str]]) -> None:
     restart_with_tunables(words, {})
     assert not started
+
+
+def test_a_script_that_calls_the_command_line_is_not_run_twice(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["my_finetune.py", "train"])
+    restart_with_tunables(["train"], {})
+    assert not started
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/finetune", "train"])
+    restart_with_tunables(["train"], {})
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(
