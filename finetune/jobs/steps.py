@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.allocator import allocator_in_use
 from finetune.config import AdapterMethod, LossOn, RunConfig, Tracker, TrackingConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
@@ -170,6 +171,8 @@ def load_frozen(config: RunConfig, tokenizer: Any, base_dir: Path) -> tuple[Any,
         hardware.reason,
         config.quantization.method.name if loaded.quantized else hardware.dtype_name,
     )
+    if not hardware.is_cuda:
+        logger.info("allocator: %s", allocator_in_use())
     return loaded.model, hardware
 
 
