@@ -44,6 +44,10 @@ class Conversation:
     options: tuple[str, ...] = ()
     group: str | None = None
     """Rows of one group (a contract, a patient) never stand on both sides of a split."""
+    tests: tuple[str, ...] = ()
+    """Unit tests of the function that the answer is: Python statements or whole test files."""
+    entry_point: str | None = None
+    """Name of that function."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

@@ -60,7 +60,7 @@ def evaluate(
         ModelError: if a model answers with something that is no number.
     """
     rows = choose_items(conversations, config.max_items, seed)
-    metrics = select_metrics(config.metrics, rows)
+    metrics = select_metrics(config.metrics, rows, run_code=config.run_code)
     rows = fitting_rows(rows, tokenizer, max_length)
     items: list[ItemScore] = []
     for name, opened in contestants.items():

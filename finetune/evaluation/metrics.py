@@ -22,12 +22,15 @@ HIGHER_IS_BETTER = {
     "token_f1": True,
     "rouge_l": True,
     "json_field_accuracy": True,
+    **dict.fromkeys(("pass_at_1", "pass_at_5", "pass_at_10", "pass_at_100"), True),
 }
 """Direction of each metric."""
 CHOICE_METRICS = ("choice_accuracy", "choice_accuracy_normalised", "calibration_error")
 """Metrics of rows with options: log-probabilities of the given answers."""
 ANSWER_METRICS = ("exact_match", "normalised_match", "token_f1", "rouge_l", "json_field_accuracy")
 """Metrics of the model's own answers: one greedy generation serves them all."""
+CODE_METRICS = ("pass_at_1", "pass_at_5", "pass_at_10", "pass_at_100")
+"""Metrics of functions that the model writes: run with their unit tests, where `evaluation.run_code` allows it."""
 CONTINUOUS = ("bits_per_byte", "calibration_error")
 """Metrics on which two different models never agree on every item."""
 CHOICE_CONFIDENCE = "choice_confidence"

@@ -1,11 +1,13 @@
 """Runs a model over the test rows once for each kind of question, and scores what it says; `evaluate` calls this.
 
 A pass is one way of asking: log-probabilities of the reference answers, log-probabilities of given options, one greedy
-answer. Each serves several metrics at once; a new way of asking is one function here and one line in `PASSES`.
+answer, functions that are run. Each serves several metrics at once; a new way of asking is one function here and one
+line in `PASSES`.
 """
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,11 @@ from finetune.data.tokenize import fit, tokenize_conversation
 from finetune.errors import ModelError
 from finetune.evaluation import metrics as measures
 from finetune.evaluation import scorers, text_metrics
+from finetune.evaluation.code_answers import pass_at_k, program_of
 from finetune.evaluation.fitting import option_examples, prompt_ids
+from finetune.evaluation.sandbox.isolation import find_isolation
+from finetune.evaluation.sandbox.run import Limits, run_programs
+from finetune.progress import track
 from finetune.records import Conversation, Example, ItemScore
 
 logger = logging.getLogger(__name__)
@@ -109,22 +115,56 @@ def answer_pass(subject: Subject, rows: Sequence[Conversation], wanted: Collecti
     """One greedy answer per row, scored in every way that is wanted."""
     if not any(name in wanted for name in ANSWER_SCORES if name != "json_field_accuracy"):
         rows = [row for row in rows if text_metrics.json_object(row.answer) is not None]
-    for row, answer in zip(rows, _greedy_answers(subject, rows), strict=True):
+    config = subject.config
+    for row, answer in zip(rows, _answers(subject, rows, config.max_new_tokens, "max_new_tokens"), strict=True):
         for name in ANSWER_SCORES:
             if name in wanted and (name != "json_field_accuracy" or text_metrics.json_object(row.answer) is not None):
                 yield subject.score(row, name, ANSWER_SCORES[name](answer, row.answer))
 
 
-def _greedy_answers(subject: Subject, rows: Sequence[Conversation]) -> list[str]:
-    max_new_tokens = subject.config.max_new_tokens
+def code_pass(subject: Subject, rows: Sequence[Conversation], wanted: Collection[str]) -> Iterator[ItemScore]:
+    """Functions that the model writes, run with their unit tests: one most probable answer to a row, or several drawn.
+
+    Raises:
+        ConfigError: this machine cannot shut code in.
+        ResourceError: a sandbox could not be made.
+    """
+    config, isolation = subject.config, find_isolation()
+    rows = [row for row in rows if row.tests]
+    num_samples = config.code_samples
+    asked = [row for row in rows for _ in range(num_samples)]
+    temperature = config.code_temperature if num_samples > 1 else 0.0
+    answers = _answers(subject, asked, config.max_code_tokens, "max_code_tokens", temperature)
+    programs = [program_of(row, answer) for row, answer in zip(asked, answers, strict=True)]
+    limits = Limits(wall_seconds=config.code_seconds, cpu_seconds=math.ceil(config.code_seconds))
+    running = run_programs(programs, isolation, limits)
+    outcomes = list(track(running, subject.label("running code"), total=len(programs), unit="programs"))
+    reasons = Counter(outcome.reason for outcome in outcomes)
+    logger.info(
+        "%s: %d programs: %s",
+        *(subject.name, len(programs), ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())),
+    )
+    for place, row in enumerate(rows):
+        own = outcomes[place * num_samples : (place + 1) * num_samples]
+        num_passed = sum(outcome.passed for outcome in own)
+        for metric in measures.CODE_METRICS:
+            if metric in wanted:
+                k = int(metric.removeprefix("pass_at_"))
+                yield subject.score(row, metric, pass_at_k(num_samples, num_passed, k))
+
+
+def _answers(
+    subject: Subject, rows: Sequence[Conversation], max_new_tokens: int, option: str, temperature: float = 0.0
+) -> list[str]:
+    """The model's own answer to each row, of `max_new_tokens` at most, which is the value of `option`."""
     room = max(min(subject.max_length, scorers.context_of(subject.model) - max_new_tokens), subject.max_length // 2)
     examples = [tokenize_conversation(row, subject.tokenizer, last_turn_only=True) for row in rows]
     longer = sum(example.num_supervised > max_new_tokens for example in examples)
     if longer and subject.name == measures.BASE:
         logger.warning(
-            "%d of %d reference answers are longer than evaluation.max_new_tokens=%d (the longest has %d tokens): the "
+            "%d of %d reference answers are longer than evaluation.%s=%d (the longest has %d tokens): the "
             "models' answers are cut there",
-            *(longer, len(examples), max_new_tokens, max(example.num_supervised for example in examples)),
+            *(longer, len(examples), option, max_new_tokens, max(example.num_supervised for example in examples)),
         )
     return scorers.generate_greedy(
         subject.model,
@@ -134,6 +174,7 @@ def _greedy_answers(subject: Subject, rows: Sequence[Conversation]) -> list[str]
         batch_tokens=subject.config.batch_tokens,
         eos_token_ids=scorers.end_of_turn_ids(subject.model, subject.tokenizer, examples),
         progress=subject.label("answers"),
+        temperature=temperature,
     )
 
 
@@ -143,5 +184,6 @@ PASSES: tuple[tuple[tuple[str, ...], Pass], ...] = (
     (("bits_per_byte",), reference_pass),
     (measures.CHOICE_METRICS, choice_pass),
     (measures.ANSWER_METRICS, answer_pass),
+    (measures.CODE_METRICS, code_pass),
 )
 """The metrics that each pass serves; a pass runs where one of its metrics is wanted."""

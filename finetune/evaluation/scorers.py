@@ -80,13 +80,18 @@ def generate_greedy(
     batch_tokens: int,
     eos_token_ids: Sequence[int],
     progress: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
     """Continue each prompt with the most probable tokens until one of `eos_token_ids`; special tokens are left out.
+
+    With a `temperature` above 0, tokens are drawn instead, the same for the same seed and batches.
 
     Sampling settings and penalties of the model's own generation config are not applied. `model` and `progress` as
     above.
     """
     if isinstance(model, LlamaCpp):
+        assert not temperature, "llama.cpp is asked for the most probable tokens only"
         found = [
             model.generate(prompts[place], max_new_tokens=max_new_tokens, ends=eos_token_ids)[0]
             for [place] in track([[place] for place in range(len(prompts))], len(prompts), progress)
@@ -99,7 +104,12 @@ def generate_greedy(
         return _generate_batch(model, [prompts[index] for index in part], max_new_tokens).tolist()
 
     fitting = Fitting()
-    with _evaluating(model), _plain_generation(unwrap(model), eos_token_ids, _pad_token_id(tokenizer, eos_token_ids)):
+    pad_token_id = _pad_token_id(tokenizer, eos_token_ids)
+    with (
+        _evaluating(model),
+        _plain_generation(unwrap(model), eos_token_ids, pad_token_id, temperature),
+        _random_state(model, seed if temperature else None),
+    ):
         for batch in track(make_batches(lengths, batch_tokens), len(prompts), progress):
             for index, new_ids in zip(batch, fitting.run(batch, work), strict=True):
                 answers[index] = _decoded(tokenizer, new_ids, eos_token_ids)
@@ -295,11 +305,29 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_generation(inner: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> Iterator[None]:
-    """Put a bare greedy generation config in the place of the model's own."""
+def _random_state(model: Any, seed: int | None) -> Iterator[None]:
+    """Draw from a generator of this seed; what was drawn from before goes on afterwards. None draws from nothing."""
+    if seed is None:
+        yield
+        return
+    device = unwrap(model).get_input_embeddings().weight.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _plain_generation(
+    inner: Any, eos_token_ids: Sequence[int], pad_token_id: int, temperature: float = 0.0
+) -> Iterator[None]:
+    """Put a bare generation config in the place of the model's own: greedy, or plain sampling at a temperature."""
     own = inner.generation_config
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     inner.generation_config = type(own)(
-        do_sample=False, use_cache=True, eos_token_id=list(eos_token_ids) or None, pad_token_id=pad_token_id
+        **(sampling or {"do_sample": False}),
+        use_cache=True,
+        eos_token_id=list(eos_token_ids) or None,
+        pad_token_id=pad_token_id,
     )
     try:
         yield

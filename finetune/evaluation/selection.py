@@ -10,6 +10,7 @@ from finetune.evaluation.metrics import (
     ANSWER_METRICS,
     CHOICE_CONFIDENCE,
     CHOICE_METRICS,
+    CODE_METRICS,
     MAJORITY,
     exact_match,
     majority_class,
@@ -30,10 +31,12 @@ MAX_CLASS_SHARE = 0.2
 """Different answers per row, at most, for exact_match to carry the verdict."""
 
 
-def select_metrics(requested: Sequence[str], conversations: Sequence[Conversation]) -> list[str]:
+def select_metrics(
+    requested: Sequence[str], conversations: Sequence[Conversation], *, run_code: bool = False
+) -> list[str]:
     """Names of the metrics to measure; `auto` stands for all that the rows support (`_reason_against`).
 
-    calibration_error brings choice_accuracy with it, of which it is made.
+    calibration_error brings choice_accuracy with it, of which it is made. `run_code` lets `auto` take pass_at_1.
 
     Raises:
         ConfigError: if a metric is named that is unknown, or that the rows cannot have.
@@ -44,7 +47,8 @@ def select_metrics(requested: Sequence[str], conversations: Sequence[Conversatio
     chosen, problems = set[str](), list[str]()
     for name in requested:
         if name == "auto":
-            chosen.update(metric for metric in METRICS if _reason_against(metric, conversations, auto=True) is None)
+            known = [metric for metric in METRICS if metric not in CODE_METRICS or (run_code and metric == "pass_at_1")]
+            chosen.update(metric for metric in known if _reason_against(metric, conversations, auto=True) is None)
         elif reason := _reason_against(name, conversations, auto=False):
             problems.append(f"evaluation.metrics: {name} cannot be measured: {reason}")
         else:
@@ -69,6 +73,8 @@ def _reason_against(metric: str, conversations: Sequence[Conversation], *, auto:
         return "no test row has options to choose from (data.format=choices)"
     if metric in ANSWER_METRICS and (reason := _reason_against_answers(metric, conversations, auto=auto)):
         return reason
+    if metric in CODE_METRICS and not any(row.tests for row in conversations):
+        return "no test row has unit tests (a column tests, test_list or test with assert statements)"
     if metric not in METRICS:
         return f"there is no such metric; known: {', '.join(METRICS)}"
     return None
@@ -97,12 +103,13 @@ def _reason_against_answers(metric: str, conversations: Sequence[Conversation], 
 def main_metric(metrics: Sequence[str], conversations: Sequence[Conversation]) -> str:
     """The metric that the verdict rests on.
 
-    choice_accuracy; else exact_match where the answers are a small closed set (at most 20 different ones, each standing
-    for 5 rows or more on average); else json_field_accuracy where all answers are JSON objects; else bits_per_byte;
-    else the first.
+    pass_at_1, for which code has to be allowed to run; else choice_accuracy; else exact_match where the answers are a
+    small closed set (at most 20 different ones, each standing for 5 rows or more on average); else json_field_accuracy
+    where all answers are JSON objects; else bits_per_byte; else the first.
     """
-    if "choice_accuracy" in metrics:
-        return "choice_accuracy"
+    for metric in ("pass_at_1", "choice_accuracy"):
+        if metric in metrics:
+            return metric
     num_classes = len({normalise_answer(row.answer) for row in conversations})
     if "exact_match" in metrics and num_classes <= min(MAX_CLASSES, MAX_CLASS_SHARE * len(conversations)):
         return "exact_match"

@@ -26,6 +26,11 @@ METRIC_NAMES = {
     "token_f1": ("Words in common (F1)", "how far the words of the answer and of the expected answer are the same"),
     "rouge_l": ("Words in order (ROUGE-L)", "how far the same words stand in the same order"),
     "json_field_accuracy": ("Right fields", "share of the fields of a JSON answer that are as expected"),
+    "pass_at_1": ("Code passes", "share of programming tasks whose unit tests the model's function passes"),
+    **{
+        f"pass_at_{k}": (f"Code passes in {k} tries", f"chance that one of {k} drawn answers passes the unit tests")
+        for k in (5, 10, 100)
+    },
     "bits_per_byte": (
         "Bits per byte",
         "how many bits the model needs to predict a byte of unseen text; lower is better",
@@ -41,6 +46,15 @@ VERDICT_NAMES = {
     "unknown": "Not evaluated",
 }
 
+EXAMPLE_TITLES = {
+    "lost": "Lost: the base model did better",
+    "won": "Won: the tuned model does better",
+    "both right": "Both right",
+    "neither right": "Neither right",
+    "unchanged": "About the same",
+}
+"""Headings of the examples by kind."""
+
 _HEADLINES = {
     "better": "Tuning helped: {scores}.",
     "worse": "Tuning did harm: {scores}.",
@@ -48,6 +62,10 @@ _HEADLINES = {
     "not_enough_data": "This test is too small to tell whether tuning helped: {scores}; "
     "a difference of this size could be chance.",
 }
+
+
+MANY_FILES = 4
+"""More exported files are counted, not named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +118,8 @@ def explain_verification(verification: Mapping[str, Any]) -> str:
         return (
             f"Do not use the exported files ({', '.join(failed)}): they do not behave like the model that was trained."
         )
-    return (
-        f"The exported files ({', '.join(verification)}) were loaded again and behave like the model that was trained."
-    )
+    names = ", ".join(verification) if len(verification) <= MANY_FILES else f"{len(verification)} of them"
+    return f"The exported files ({names}) were loaded again and behave like the model that was trained."
 
 
 def percent(share: float) -> str:
@@ -153,6 +170,7 @@ _DOES = {
     "choice_accuracy_normalised": "picks, by length, the right answer to",
     "exact_match": "gives exactly the expected answer to",
     "normalised_match": "gives the expected words to",
+    "pass_at_1": "gives working code in answer to",
 }
 
 
