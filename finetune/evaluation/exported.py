@@ -52,7 +52,8 @@ def score_exports(
     for name, path in files.items() if metrics else ():
         with LlamaCpp(path, context=context) as runtime:
             items += score_contestant(name, runtime, tokenizer, rows, config, metrics, max_length=max_length)
-            add_answers(shown, name, runtime, tokenizer, conversations, config, max_length=max_length)
+            if shown:
+                add_answers(shown, name, runtime, tokenizer, conversations, config, max_length=max_length)
     write_items(table, items)
     if examples is not None and shown:
         write_examples(examples, shown)
