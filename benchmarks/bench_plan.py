@@ -1,6 +1,6 @@
 """Predicted against measured peak memory of CPU trainings; writes benchmarks/plan.json, and a table into docs/plan.md.
 
-    python benchmarks/bench_plan.py [--only 20m,300m] [--keep FOLDER]
+    python benchmarks/bench_plan.py [--only 20m,300m] [--number 1,12] [--keep FOLDER]
 
 Each configuration trains a random Llama for a few steps by `python -m finetune train` in a fresh process; measured is
 the most memory that this process ever had (VmHWM of Linux), predicted the peak that `plan` gives before. Rows are text,
@@ -34,7 +34,8 @@ SHAPES = {
     "600m": Shape(hidden=1280, layers=26, heads=20, kv_heads=4, inner=4480, vocabulary=32000, tied=True),
     "1500m": Shape(hidden=2048, layers=32, heads=32, kv_heads=4, inner=5632, vocabulary=32000, tied=True),
 }
-NUM_STEPS = 4
+NUM_STEPS = 3
+"""The optimizer's state is there from the second step on, so that the third shows all that a long training has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +84,43 @@ TASKS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="sizes to measure, such as 20m,100m; all by default")
+    parser.add_argument("--number", default="", help="rows of the table to measure, such as 1,12")
     parser.add_argument("--keep", type=Path, help="folder for the random models, to be used again")
     parser.add_argument("--table", action="store_true", help="measure nothing; predict again and write the table")
     options = parser.parse_args()
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    wanted = (
-        [] if options.table else [task for task in TASKS if not options.only or task.size in options.only.split(",")]
-    )
+    wanted = [] if options.table else chosen(options.only, options.number)
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-plan-")))
         folder.mkdir(parents=True, exist_ok=True)
         for task in wanted:
-            found[task.name] = measure(task, folder)
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-            print(task.name, found[task.name], flush=True)
+            row = measure(task, folder)
+            write_results(results() | {task.name: row})
+            print(task.name, row, flush=True)
+    found = results()
     for task in TASKS:
         if task.name in found:
-            found[task.name]["predicted_bytes"] = predict(task)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            found[task.name]["predicted_bytes"], found[task.name]["peak"] = predict(task)
+    write_results(found)
     lines = table(found)
     page = PAGE.read_text(encoding="utf-8")
     start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     PAGE.write_text(page[:start] + "\n" + "\n".join(lines) + "\n" + page[end:], encoding="utf-8")
     print("\n".join(lines))
+
+
+def chosen(sizes: str, numbers: str) -> list[Task]:
+    """Return the tasks of these sizes and with these numbers, as the options name them."""
+    numbered = {f"{number}": task for number, task in enumerate(TASKS, start=1)}
+    tasks = [numbered[number] for number in numbers.split(",")] if numbers else TASKS
+    return [task for task in tasks if not sizes or task.size in sizes.split(",")]
+
+
+def results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+
+
+def write_results(found: dict[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(task: Task, folder: Path) -> dict[str, Any]:
@@ -115,8 +130,8 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
         write_model(SHAPES[task.size], model)
     if not rows.exists():
         write_rows(rows)
-    command = [sys.executable, "-m", "finetune", "train", *task.words(model, rows, folder / "run")]
-    log = folder / "log.txt"
+    command = [sys.executable, "-m", "finetune", "train", *task.words(model, rows, folder / f"run_{task.size}")]
+    log = folder / f"log_{task.size}.txt"
     started = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(
@@ -125,16 +140,17 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
         _, status, usage = os.wait4(child.pid, 0)
     if status:
         sys.exit(f"{task.name}: the training failed\n{log.read_text(encoding='utf-8')[-2000:]}")
-    metrics = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (folder / f"run_{task.size}" / "metrics.jsonl").read_text().splitlines()]
     return {
         "measured_bytes": usage.ru_maxrss * 1024,
         "tokens_per_second": metrics[-1].get("tokens_per_second"),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def predict(task: Task) -> int:
-    """Return the peak that `plan` gives, with every token supervised."""
+def predict(task: Task) -> tuple[int, str]:
+    """Return the peak that `plan` gives, with every token supervised, and which part of the run has it."""
     from dataclasses import replace
 
     from finetune.config import (
@@ -177,7 +193,9 @@ def predict(task: Task) -> int:
         evaluation=EvaluationConfig(),
         plan=PlanConfig(),
     )
-    return round(max(setting.moments()["training"], loading_bytes(work)))  # `train` does not evaluate
+    moments = {"training": setting.moments()["training"], "loading": loading_bytes(work)}  # `train` does not evaluate
+    moment = max(moments, key=lambda name: moments[name])
+    return round(moments[moment]), moment
 
 
 def write_rows(path: Path) -> None:
@@ -192,8 +210,8 @@ def write_rows(path: Path) -> None:
 def table(found: dict[str, Any]) -> list[str]:
     """Write the comparison as Markdown."""
     lines = [
-        "| model | weights | layers | tokens | type | predicted | measured | error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | weights | layers | tokens | type | peak | predicted | measured | error |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     errors: list[float] = []
     for task in TASKS:
@@ -204,7 +222,8 @@ def table(found: dict[str, Any]) -> list[str]:
         errors.append(abs(error))
         again = "recomputed" if task.recompute else "kept"
         sizes = f"{row['predicted_bytes'] / 1e9:.2f} GB | {row['measured_bytes'] / 1e9:.2f} GB | {error:+.0%}"
-        lines.append(f"| {task.size} | {task.quantization} | {again} | {task.tokens:,} | {task.dtype} | {sizes} |")
+        what = f"{task.size} | {task.quantization} | {again} | {task.tokens:,} | {task.dtype} | {row['peak']}"
+        lines.append(f"| {what} | {sizes} |")
     if errors:
         lines.append("")
         off = f"off by {statistics.median(errors):.0%} on the median, {max(errors):.0%} at worst"

@@ -4,17 +4,21 @@ Picks the command, hands the rest to Hydra, and prints any FinetuneError in one 
 by the jobs, after everything that can be checked without them has been checked.
 """
 
+import contextlib
 import logging
 import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import EXIT_FAILED, ConfigError, FinetuneError, did_you_mean, one_line
+from finetune.allocator import restart_with_tunables
+from finetune.errors import EXIT_FAILED, EXIT_NO_READER, ConfigError, FinetuneError, did_you_mean, one_line
 from finetune.interruption import listening
 from finetune.log import is_main_process, num_processes, quiet_libraries, set_up_logging
+from finetune.model.hardware import gpu_seems_present
 from finetune.secrets import redact
 
 COMMANDS = {
@@ -33,14 +37,22 @@ _HYDRA_FLAGS = ("--multirun", "-m", "--cfg", "-c", "--info", "-i", "--package", 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 1 failed or stopped, 2 the user's mistake."""
+    """Run one command and return the exit code: 0 done, 1 failed or stopped, 2 the user's mistake.
+
+    141 where whoever read the output left before its end, as in `plan … | head`.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and not gpu_seems_present():
+        restart_with_tunables(words)
     quiet_libraries()
     set_up_logging(verbose="--verbose" in words)
     words = [word for word in words if word != "--verbose"]
     with listening():
         try:
-            return _dispatch(list(words))
+            code = _dispatch(list(words))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
         except FinetuneError as error:
             command = f". Go on with: {shlex.join(continuing(words))}" if error.can_resume else ""
             _say_error(f"{one_line(error)}{command}")
@@ -49,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say_error(f"stopped by {one_line(interrupt)}; go on with: {shlex.join(continuing(words))}")
             return EXIT_FAILED
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _reader_left():
+                _discard_output()
+                return EXIT_NO_READER
             return _unexpected(error)
 
 
@@ -126,6 +141,8 @@ def _compose_and_call(job: Callable[[Any], object], words: Sequence[str], *, nee
     try:
         sys.argv = ["finetune", *flags, *prepared]
         entry()
+    except BrokenPipeError:
+        raise
     except Exception as error:
         raise explain(error) from error
     finally:
@@ -196,6 +213,20 @@ def _recipe_table() -> str:
     recipes = list_recipes()
     width = max((len(name) for name in recipes), default=0)
     return "\n".join(f"  {name:{width}}  {recipe_summary(path)}" for name, path in recipes.items())
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or no `poll` on this system
+        output = select.poll()
+        output.register(sys.stdout, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
+    return False
+
+
+def _discard_output() -> None:
+    """Send what is still to be written nowhere, or Python would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_error(message: str) -> None:

@@ -556,7 +556,12 @@ class TrainingConfig:
             yield f"training.adam_beta2: {self.adam_beta2} is not in (0, 1)"
 
 
-METRICS = ("bits_per_byte", "choice_accuracy", "exact_match")
+METRICS = (
+    "bits_per_byte",
+    *("choice_accuracy", "choice_accuracy_normalised", "calibration_error"),
+    *("exact_match", "normalised_match", "token_f1", "rouge_l", "json_field_accuracy"),
+    *("pass_at_1", "pass_at_5", "pass_at_10", "pass_at_100"),
+)
 """Metrics that `evaluation.metrics` can name, besides `auto`."""
 
 
@@ -565,17 +570,30 @@ class EvaluationConfig:
     """How base and tuned model are compared on the test split."""
 
     metrics: list[str] = field(default_factory=lambda: ["auto"])
-    """`auto` (what the rows support) or some of bits_per_byte, choice_accuracy, exact_match."""
+    """`auto` (what the rows support) or some of bits_per_byte, choice_accuracy, choice_accuracy_normalised,
+    calibration_error, exact_match, normalised_match, token_f1, rouge_l, json_field_accuracy, pass_at_1, pass_at_5,
+    pass_at_10, pass_at_100."""
     max_items: int = 200
     """Test items scored per metric, drawn with the seed; more narrows the intervals."""
     max_new_tokens: int = 64
-    """Longest generated answer in tokens (exact_match)."""
+    """Longest answer in tokens that a model may write (metrics of written answers); more takes longer."""
     batch_tokens: int = 4096
     """Tokens scored at once; more is faster and costs memory."""
     equivalence_margin: float = 0.03
     """Differences wholly within plus or minus this count as equivalent (in the metric's unit)."""
     bootstrap_samples: int = 10000
     """Resamples of the paired cluster bootstrap."""
+    run_code: bool = False
+    """Run the functions that the models write, with the rows' unit tests, in a sandbox (Linux); for pass_at_1."""
+    code_samples: int = 1
+    """Answers to each programming task: 1 is the most probable one, more are drawn; pass_at_5 needs 5; more takes
+    longer."""
+    code_temperature: float = 0.8
+    """Randomness of drawn answers; higher makes them differ more."""
+    max_code_tokens: int = 512
+    """Longest answer to a programming task in tokens; more takes longer."""
+    code_seconds: float = 10.0
+    """Longest run of one program with its tests."""
 
     def problems(self) -> Iterator[str]:
         """Name each value that cannot work."""
@@ -589,6 +607,23 @@ class EvaluationConfig:
         yield from _at_least("evaluation.batch_tokens", self.batch_tokens, 8)
         yield from _at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
         yield from _positive("evaluation.equivalence_margin", self.equivalence_margin, zero=True)
+        yield from _at_least("evaluation.code_samples", self.code_samples, 1)
+        yield from _positive("evaluation.code_temperature", self.code_temperature)
+        yield from _at_least("evaluation.max_code_tokens", self.max_code_tokens, 1)
+        yield from _positive("evaluation.code_seconds", self.code_seconds)
+        for metric in self.metrics:
+            if metric in METRICS and metric.startswith("pass_at_"):
+                yield from self._problems_of_code(metric)
+
+    def _problems_of_code(self, metric: str) -> Iterator[str]:
+        if not self.run_code:
+            yield f"evaluation.metrics: {metric} runs code that a model wrote; allow it with evaluation.run_code=true"
+        needed = int(metric.removeprefix("pass_at_"))
+        if self.code_samples < needed:
+            yield (
+                f"evaluation.code_samples: {self.code_samples} answers to a task are too few for {metric}; set "
+                f"evaluation.code_samples={needed} or more"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -680,6 +715,15 @@ class PlanConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """What the report shows."""
+
+    examples: bool = True
+    """Show texts of the rows: test questions with the models' answers, training examples, rejected rows. false keeps
+    every client's text out of report.html."""
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, wholly described."""
 
@@ -709,6 +753,9 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    runs: list[str] = field(default_factory=list)
+    """Run folders that `report` compares on one page, such as [outputs/a,outputs/b]; the others with the first."""
 
     def __post_init__(self) -> None:
         """Gather all problems and raise once.

@@ -22,6 +22,8 @@ from collections.abc import Iterable
 
 EXIT_FAILED = 1
 EXIT_MISTAKE = 2
+EXIT_NO_READER = 141
+"""128 + SIGPIPE: what a shell shows for a program whose reader has left."""
 
 
 class FinetuneError(Exception):

@@ -64,9 +64,6 @@ def quiet_libraries() -> None:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         # Threads that wait by spinning slow everything down thirty times as soon as another program uses the cores.
         "OMP_WAIT_POLICY": "PASSIVE",
-        # Large results of elementwise arithmetic cost twice the time where each is mapped afresh.
-        "MALLOC_MMAP_THRESHOLD_": "4294967296",
-        "MALLOC_TRIM_THRESHOLD_": "4294967296",
     }.items():
         os.environ.setdefault(name, value)
     # bitsandbytes and transformers would fetch native code from the hub by this package, where it is installed.

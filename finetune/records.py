@@ -44,6 +44,10 @@ class Conversation:
     options: tuple[str, ...] = ()
     group: str | None = None
     """Rows of one group (a contract, a patient) never stand on both sides of a split."""
+    tests: tuple[str, ...] = ()
+    """Unit tests of the function that the answer is: Python statements or whole test files."""
+    entry_point: str | None = None
+    """Name of that function."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -192,7 +196,12 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    """Adjusted for the number of metrics (Holm); the verdict goes by it."""
     verdict: str
+    raw_p_value: float | None = None
+    """Before the adjustment."""
+    items_needed: int | None = None
+    """About how many test items would tell, where these do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,11 +214,24 @@ class MetricResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in (low, high]: how many, their mean confidence, the share that is right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
     """What `evaluation/summary.json` holds."""
 
     main_metric: str
     metrics: dict[str, MetricResult]
+    calibration: dict[str, tuple[ReliabilityBin, ...]] = field(default_factory=dict)
+    """Reliability curve of each contestant whose calibration_error was measured; empty bins are left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -112,6 +112,10 @@ class RunFolder:
         return self.path / "evaluation" / "summary.json"
 
     @property
+    def examples(self) -> Path:
+        return self.path / "evaluation" / "examples.jsonl"
+
+    @property
     def export(self) -> Path:
         return self.path / "export"
 

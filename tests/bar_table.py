@@ -37,6 +37,7 @@ PROMISES = {
     "S8": "offline = no socket, no DNS",
     "S9": "trackers get scalars only",
     "S10": "personal data found, recall stated",
+    "S12": "generated code runs in a sandbox, off by default",
     "S13": "locked dependencies, bill of materials",
 }
 """Bars that the project's tests must prove; each needs one case at least."""

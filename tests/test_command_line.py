@@ -1,6 +1,7 @@
 """The command line as a newcomer meets it: exit codes, one line per mistake, nothing heavy imported for it."""
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -123,6 +124,27 @@ def test_unknown_commands_name_the_nearest(words: list[str], nearest: str, tmp_p
 def test_recipes_command(tmp_path: Path) -> None:
     done = finetune("recipes", cwd=tmp_path)
     assert done.returncode == 0 and "medical_lora" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="this system does not tell whether a pipe is read")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipes"],
+        pytest.param(["plan", "recipe=legal_qlora", "plan.gpu=t4"], marks=pytest.mark.slow),
+        pytest.param(["inspect", "recipe=quickstart", "model=embedded"], marks=pytest.mark.slow),
+        pytest.param(["recipe=legal_qlora", "model=embedded", "--cfg", "job"], marks=pytest.mark.slow),
+    ],
+    ids=["recipes", "plan", "inspect", "--cfg"],
+)
+def test_a_reader_that_leaves_ends_the_command_quietly(words: list[str], tmp_path: Path) -> None:
+    """As `python -m finetune plan … | head` does; 141 is what a shell shows for programs that SIGPIPE ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "finetune", *words]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, "Broken" in done.stderr, "Traceback" in done.stderr) == (141, False, False), done.stderr
 
 
 @pytest.mark.slow

@@ -219,7 +219,18 @@ def test_every_option_has_a_docstring() -> None:
         name = key.rpartition(".")[2]
         places = [number for number, line in enumerate(source) if line.startswith(f"    {name}: ")]
         assert places, key
-        sections = ("model", "data", "adapter", "quantization", "training", "evaluation", "export", "tracking", "plan")
+        sections = (
+            "model",
+            "data",
+            "adapter",
+            "quantization",
+            "training",
+            "evaluation",
+            "export",
+            "tracking",
+            "plan",
+            "report",
+        )
         if key not in sections:
             assert any(source[number + 1].strip().startswith('"""') for number in places), f"{key} has no docstring"
 

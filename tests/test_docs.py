@@ -157,7 +157,7 @@ def test_quoted_command_composes(command: str, example_recipes: Path) -> None:
     ready = ["model.path=" + str(ROOT / "models/embedded") if w.startswith("model.path=") else w for w in words]
     if ready:
         config = load_config(None, *ready)
-        assert config.data.path or config.data.sources or words_of_adapter(ready)
+        assert config.data.path or config.data.sources or config.runs or words_of_adapter(ready)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)

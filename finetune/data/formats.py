@@ -12,6 +12,7 @@ from finetune.data.convert.preference_rows import refuse_preferences
 from finetune.data.convert.row_content import Content, check_encoding, checked_chat, printable, texts_of
 from finetune.data.convert.single_turn import read_alpaca, read_prompt_completion, read_question_answer, read_text
 from finetune.data.convert.squad import read_squad
+from finetune.data.convert.unit_tests import read_tests
 from finetune.data.readers.raw import RawRow, rejected
 from finetune.records import Conversation, Rejection
 
@@ -47,6 +48,7 @@ def to_conversation(row: RawRow, data: DataConfig, format: DataFormat) -> Conver
         content = CONVERTERS[format](row.values, data)
         if content.text is None:
             content = checked_chat(content, data.system)
+        tests, entry_point = read_tests(row.values)
         conversation = Conversation(
             item_id=item_id_of(row),
             source=row.source,
@@ -55,6 +57,8 @@ def to_conversation(row: RawRow, data: DataConfig, format: DataFormat) -> Conver
             tools=content.tools,
             options=content.options,
             group=group_of(row.values, data.group),
+            tests=tests,
+            entry_point=entry_point,
         )
         _check_encoding(conversation)
         return conversation
@@ -77,7 +81,8 @@ def rejection_of(row: RawRow, problem: RowProblem | RecursionError) -> Rejection
 def _check_encoding(conversation: Conversation) -> None:
     messages = (text for message in conversation.messages for text in texts_of(message))
     names = (conversation.item_id, conversation.source, conversation.group)
-    check_encoding(conversation.text, conversation.tools, *conversation.options, *messages, *names)
+    tests = (*conversation.tests, conversation.entry_point)
+    check_encoding(conversation.text, conversation.tools, *conversation.options, *messages, *names, *tests)
 
 
 def item_id_of(row: RawRow) -> str:

@@ -69,12 +69,13 @@ def encode_conversation(conversation: Conversation) -> bytes:
     """Return bytes that depend on every field; for files of this process only."""
     messages = tuple(tuple(getattr(turn, name) for name in _TURN_FIELDS) for turn in conversation.messages)
     row = conversation
-    return marshal.dumps((row.item_id, row.source, messages, row.text, row.tools, row.options, row.group), 2)
+    record = (row.item_id, row.source, messages, row.text, row.tools, row.options, row.group)
+    return marshal.dumps((*record, row.tests, row.entry_point) if row.tests else record, 2)
 
 
 def decode_conversation(record: bytes) -> Conversation:
     """Undo `encode_conversation`."""
-    item_id, source, messages, text, tools, options, group = marshal.loads(record)
+    item_id, source, messages, text, tools, options, group, *tests = marshal.loads(record)
     return Conversation(
         item_id=item_id,
         source=source,
@@ -83,6 +84,8 @@ def decode_conversation(record: bytes) -> Conversation:
         tools=tools,
         options=options,
         group=group,
+        tests=tests[0] if tests else (),
+        entry_point=tests[1] if tests else None,
     )
 
 

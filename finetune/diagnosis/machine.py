@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from finetune.diagnosis.finding import Finding, error, ok, warning
+from finetune.evaluation.sandbox.isolation import probe_isolation
 from finetune.log import megabytes
 from finetune.model.hardware import container_limit_bytes
 
@@ -83,6 +84,15 @@ def check_memory() -> Iterator[Finding]:
         yield warning("swap", used, more)
     else:
         yield ok("swap", f"{megabytes(swap.used)} of {megabytes(swap.total)} in use")
+
+
+def check_sandbox() -> Iterator[Finding]:
+    """Check whether code that a model writes could be run here; it is run only where the user allows it."""
+    isolation, reason = probe_isolation()
+    if isolation is not None:
+        yield ok("sandbox", f"generated code can be shut in ({isolation.kind}); evaluation.run_code=true would run it")
+    else:
+        yield warning("sandbox", f"evaluation.run_code=true would be refused: {reason}", "leave it off, as it is")
 
 
 def check_threads(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:

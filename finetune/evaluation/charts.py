@@ -5,15 +5,13 @@ chart is drawn for one width in pixels; the page shows the one that fits.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-Point = tuple[float, float]
-Place = Callable[[float], float]
+from finetune.evaluation.svg import CHARACTER_PIXELS, Place, drawing, nice_ticks, rule, scale, text, tick_labels
 
-CHARACTER_PIXELS = 6.6
-"""Width of a letter at the page's chart font size of 12 px, for margins."""
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A value with the ends of its interval, on an axis of its own (`axis`) or that of the chart."""
+    """A value with the ends of its interval."""
 
     name: str
     text: str
@@ -39,34 +37,41 @@ class Interval:
     css_class: str
 
 
-def line_chart(lines: Sequence[Line], *, width: int, x_name: str, y_name: str, height: int = 260) -> str:
-    """Draw lines over common axes. Points that are no finite numbers are left out; "" if none is left."""
+def line_chart(
+    lines: Sequence[Line], *, width: int, x_name: str, y_name: str, height: int = 260, from_zero: bool = False
+) -> str:
+    """Draw lines over common axes, the upright one from zero if asked.
+
+    Points that are no finite numbers are left out; "" if none is left. A line without a name has no legend.
+    """
     lines = [_finite(line) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    x_ticks = nice_ticks(min(xs), max(xs), 6 if width > 500 else 4)
-    y_ticks = nice_ticks(min(ys), max(ys), 5)
+    first = 0.0 if 0 < min(xs) < 0.1 * max(xs) else min(xs)
+    x_ticks = nice_ticks(first, max(xs), 6 if width > 500 else 4)
+    y_ticks = nice_ticks(min(0.0, *ys) if from_zero else min(ys), max(ys), 5 if height > 200 else 3)
     left = 14 + CHARACTER_PIXELS * max(len(label) for label in tick_labels(y_ticks))
-    legend_y = 12.0 if width > 500 else 30.0  # below the title where both do not fit beside each other
+    is_named = any(line.name for line in lines)
+    legend_y = 12.0 if width > 500 or not is_named else 30.0  # below the title where both do not fit beside each other
     top, bottom, right = legend_y + 22, 40.0, 16.0
-    to_x = _scale((min(xs), max(xs)), (left, width - right))
-    to_y = _scale((min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])), (height - bottom, top))
-    parts = [_text(0, 12, y_name, "chart-title")]
+    to_x = scale((first, max(xs)), (left, width - right))
+    to_y = scale((min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])), (height - bottom, top))
+    parts = [text(0, 12, y_name, "chart-title")]
     for tick, label in zip(y_ticks, tick_labels(y_ticks), strict=True):
         y = to_y(tick)
-        parts += [_rule(left, y, width - right, y, "grid"), _text(left - 6, y + 4, label, "tick", "end")]
+        parts += [rule(left, y, width - right, y, "grid"), text(left - 6, y + 4, label, "tick", "end")]
     for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        if min(xs) <= tick <= max(xs):
-            parts.append(_text(to_x(tick), height - bottom + 17, label, "tick", "middle"))
-    parts.append(_text((left + width - right) / 2, height - 6, x_name, "tick", "middle"))
+        if first <= tick <= max(xs):
+            parts.append(text(to_x(tick), height - bottom + 17, label, "tick", "middle"))
+    parts.append(text((left + width - right) / 2, height - 6, x_name, "tick", "middle"))
     for line in lines:
         parts += _draw_line(line, to_x, to_y)
     parts += _legend(lines, width - right, legend_y)
-    summary = "; ".join(f"{line.name} from {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
-    return _svg(parts, width, height, f"{y_name} by {x_name}: {summary}")
+    summary = "; ".join(f"{line.name} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}" for line in lines)
+    return drawing(parts, width, height, f"{y_name} by {x_name}: {summary}")
 
 
 def interval_chart(
@@ -74,87 +79,81 @@ def interval_chart(
     *,
     width: int,
     title: str,
-    bounds: tuple[float, float] | None = None,
+    bounds: Point,
     reference: float | None = None,
     ends: tuple[str, str] | None = None,
     unit: str = "",
+    band: Point | None = None,
 ) -> str:
-    """Draw one row per value: a dot with its interval, its name above on the left and its numbers on the right.
+    """Draw one row per value: its name, a dot with its interval, its numbers; on narrow screens the texts stand above.
 
-    `bounds` fixes the axis, whose ticks bear `unit`. `reference` draws an upright mark, such as no difference; `ends`
-    names what lies on its two sides. With a reference and no bounds every row has an axis of its own, symmetric about
-    it, because the rows are of different units; the numbers say how large each is.
+    `bounds` are the ends of the axis, whose ticks bear `unit`. `reference` draws an upright mark, such as no
+    difference; `ends` names what lies on its two sides; `band` shades a stretch of the axis.
     """
     if not intervals:
         return ""
-    row_height, top, bottom = 46.0, 42.0 if ends else 26.0, 24.0 if bounds else 8.0
-    height = int(top + row_height * len(intervals) + bottom)
-    left, right = 8.0, width - 8.0
-    parts = [_text(0, 12, title, "chart-title")]
-    if bounds is not None:
-        parts += _axis(bounds, (left, right), (top, height - bottom), unit)
+    frame = _frame(intervals, width)
+    top, bottom = 44.0 if ends else 26.0, 24.0
+    height = int(top + frame.row_height * len(intervals) + bottom)
+    to_x = scale(bounds, (frame.left, frame.right))
+    parts = [text(0, 12, title, "chart-title")]
+    if band is not None:
+        parts.append(
+            f'<rect class="band" x="{to_x(band[0]):.1f}" y="{top:.1f}" width="{to_x(band[1]) - to_x(band[0]):.1f}" '
+            f'height="{height - bottom - top:.1f}"/>'
+        )
+    parts += _axis(bounds, (frame.left, frame.right), (top, height - bottom), unit)
     if reference is not None:
-        middle = _scale(bounds or (reference - 1, reference + 1), (left, right))(reference)
-        rows = [top + row_height * row + 32 for row in range(len(intervals))]
-        parts += [_rule(middle, y - 9, middle, y + 9, "reference") for y in rows]
+        parts.append(rule(to_x(reference), top, to_x(reference), height - bottom, "reference"))
         if ends:
             parts += [
-                _text(middle - 10, top - 12, f"← {ends[0]}", "tick", "end"),
-                _text(middle + 10, top - 12, f"{ends[1]} →", "tick"),
+                text(to_x(reference) - 10, top - 10, f"← {ends[0]}", "tick", "end"),
+                text(to_x(reference) + 10, top - 10, f"{ends[1]} →", "tick"),
             ]
     for row, interval in enumerate(intervals):
-        extent = bounds or _around(reference or 0.0, interval)
-        parts += _draw_interval(interval, top + row_height * row, _scale(extent, (left, right)), left, right)
-    return _svg(parts, width, height, f"{title}: " + "; ".join(f"{item.name} {item.text}" for item in intervals))
+        parts += _draw_interval(interval, top + frame.row_height * row, to_x, frame, width)
+    return drawing(parts, width, height, f"{title}: " + "; ".join(f"{item.name} {item.text}" for item in intervals))
 
 
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) that span `low` to `high` in about `count` steps."""
-    if high <= low:
-        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
-    raw = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(multiple * power for multiple in (1, 2, 5, 10) if multiple * power >= raw * (1 - 1e-9))
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, last + 1)]
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where the axis lies, and how high a row is."""
+
+    left: float
+    right: float
+    row_height: float
+    line: float
+    """Height of an interval below its row's top."""
+    text: float
+    """Base line of a row's texts below its top."""
 
 
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Write ticks with just as many decimals as their step needs."""
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{tick:,.{decimals}f}" for tick in ticks]
+def _frame(intervals: Sequence[Interval], width: int) -> _Frame:
+    """Put names and numbers beside the axis where there is room, else above each row."""
+    if width <= 500:
+        return _Frame(left=2, right=width - 2, row_height=42, line=30, text=16)
+    names = max(len(interval.name) for interval in intervals)
+    numbers = max(len(interval.text) for interval in intervals)
+    left = CHARACTER_PIXELS * 1.12 * names + 16
+    return _Frame(left=left, right=width - CHARACTER_PIXELS * numbers - 16, row_height=28, line=14, text=18)
 
 
 def _axis(bounds: Point, across: Point, down: Point, unit: str) -> list[str]:
     """Grid lines with their labels below, between the pixels `across` (left, right) and `down` (top, bottom)."""
     parts: list[str] = []
-    ticks = nice_ticks(*bounds, 5)
+    ticks = nice_ticks(*bounds, 8 if across[1] - across[0] > 400 else 5)
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
-        x = _scale(bounds, across)(tick)
+        if not bounds[0] <= tick <= bounds[1]:
+            continue
+        x = scale(bounds, across)(tick)
         anchor = "start" if x - across[0] < 8 else "end" if across[1] - x < 8 else "middle"
-        parts += [_rule(x, down[0], x, down[1], "grid"), _text(x, down[1] + 16, label + unit, "tick", anchor)]
+        parts += [rule(x, down[0], x, down[1], "grid"), text(x, down[1] + 16, label + unit, "tick", anchor)]
     return parts
 
 
 def _finite(line: Line) -> Line:
     points = [(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]
     return Line(name=line.name, css_class=line.css_class, points=points, marked=line.marked)
-
-
-def _scale(source: tuple[float, float], target: tuple[float, float]) -> Callable[[float], float]:
-    span = (source[1] - source[0]) or 1.0
-
-    def place(value: float) -> float:
-        return target[0] + (value - source[0]) / span * (target[1] - target[0])
-
-    return place
-
-
-def _around(reference: float, interval: Interval) -> tuple[float, float]:
-    reach = max(abs(interval.low - reference), abs(interval.high - reference), abs(interval.value - reference)) or 1.0
-    return reference - 1.15 * reach, reference + 1.15 * reach
 
 
 def _draw_line(line: Line, to_x: Place, to_y: Place) -> list[str]:
@@ -171,40 +170,25 @@ def _draw_line(line: Line, to_x: Place, to_y: Place) -> list[str]:
 
 def _legend(lines: Sequence[Line], right: float, y: float) -> list[str]:
     parts: list[str] = []
-    for line in reversed(lines):
+    for line in (line for line in reversed(lines) if line.name):
         start = right - CHARACTER_PIXELS * len(line.name)
         parts += [
-            _text(start, y, line.name, "tick"),
+            text(start, y, line.name, "tick"),
             f'<rect class="key {line.css_class}" x="{start - 20:.1f}" y="{y - 6:.1f}" width="14" height="4" rx="2"/>',
         ]
         right = start - 36
     return parts
 
 
-def _draw_interval(interval: Interval, top: float, to_x: Place, left: float, right: float) -> list[str]:
-    y = top + 32
+def _draw_interval(interval: Interval, top: float, to_x: Place, frame: _Frame, width: int) -> list[str]:
+    y, base = top + frame.line, top + frame.text
     low, high = to_x(interval.low), to_x(interval.high)
     return [
-        _text(left, top + 16, interval.name, "row-name"),
-        _text(right, top + 16, interval.text, "row-text", "end"),
-        _rule(left, y, right, y, "grid"),
+        text(0, base, interval.name, "row-name"),
+        text(width, base, interval.text, "row-text", "end"),
+        rule(frame.left, y, frame.right, y, "grid"),
         f'<rect class="bar {interval.css_class}" x="{low:.1f}" y="{y - 4:.1f}" width="{max(high - low, 1):.1f}" '
         f'height="8" rx="4"/>',
         f'<circle class="dot {interval.css_class}" cx="{to_x(interval.value):.1f}" cy="{y:.1f}" r="6">'
         f"<title>{escape(interval.name)}: {escape(interval.text)}</title></circle>",
     ]
-
-
-def _rule(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
-    return f'<line class="{css_class}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, content: str, css_class: str, anchor: str = "start") -> str:
-    return f'<text class="{css_class}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
-
-
-def _svg(parts: Sequence[str], width: int, height: int, label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )

@@ -79,7 +79,10 @@ def result_rows(record: RunRecord) -> list[dict[str, Any]]:
             ends = wording.format_interval(name, comparison.low, comparison.high, signed=True)
             row["verdict"] = comparison.verdict
             row["difference"] = (wording.format_value(name, comparison.difference, signed=True), ends)
-            row["p"] = format_p(comparison.p_value)
+            raw = comparison.raw_p_value
+            row["p"] = format_p(comparison.p_value) + (
+                f" (raw {format_p(raw)[1:].lstrip('=')})" if raw is not None else ""
+            )
         rows.append(row)
     return rows
 
@@ -94,14 +97,14 @@ def estimate_cell(metric: str, estimate: Estimate) -> tuple[str, str]:
 
 def flips(record: RunRecord) -> dict[str, Any]:
     """Items of a 0/1 main metric by what tuning changed, and the first that it lost; {} for other metrics."""
-    if record.result is None or record.result.main_metric == "bits_per_byte":
+    if record.result is None:
         return {}
     values: dict[str, dict[str, float]] = {BASE: {}, TUNED: {}}
     for item in record.items:
         if item.metric == record.result.main_metric and item.model in values:
             values[item.model][item.item_id] = item.value
     pairs = {name: (base, values[TUNED][name]) for name, base in values[BASE].items() if name in values[TUNED]}
-    if not pairs:
+    if not pairs or not {value for pair in pairs.values() for value in pair} <= {0.0, 1.0}:
         return {}
     lost = [name for name, (base, tuned) in pairs.items() if base > tuned]
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from finetune.errors import DataError
+from finetune.evaluation.examples import Example, read_examples
 from finetune.evaluation.summary import read_items, summary_from_json
 from finetune.records import EvaluationResult, ItemScore
 from finetune.run import RunFolder, read_json
@@ -24,7 +25,10 @@ class RunRecord:
     ledger: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     result: EvaluationResult | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    """summary.json as it stands, for what `result` does not hold."""
     items: list[ItemScore] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     verification: dict[str, Any] = field(default_factory=dict)
     preview: str = ""
     """HTML of the first training examples, their loss masks visible; written by this program."""
@@ -55,7 +59,9 @@ def read_run(run_dir: Path) -> RunRecord:
     record.preview = load(folder.preview, lambda path: path.read_text(encoding="utf-8"), str, "")
     record.steps = load(folder.metrics, _read_lines, list, [])
     record.result = load(folder.summary, lambda path: summary_from_json(read_json(path)), EvaluationResult, None)
+    record.summary = load(folder.summary, read_json, dict, {}) if record.result is not None else {}
     record.items = load(folder.items, read_items, list, [])
+    record.examples = load(folder.examples, read_examples, list, [])
     record.verification = load(folder.verification, read_json, dict, {})
     return record
 
@@ -77,3 +83,18 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def hide_texts(record: RunRecord) -> None:
+    """Empty all that holds texts of rows, or names of rows that may tell whose they are; counts and figures stay."""
+    record.preview, record.examples = "", []
+    for part in ("examples", "sources"):
+        record.ledger.pop(part, None)
+    found = record.ledger.get("contamination")
+    for entry in found.values() if isinstance(found, dict) else ():
+        if isinstance(entry, dict):
+            entry |= {"examples": [], "item_ids": []}
+    data = record.config.get("data")
+    for option in ("prompt", "completion", "system"):
+        if isinstance(data, dict) and data.get(option) is not None:
+            data[option] = "(not shown: report.examples=false)"

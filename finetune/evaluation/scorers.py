@@ -1,8 +1,9 @@
 """What a model says: log-probabilities of given answers, and greedy answers of its own; `evaluate` calls this.
 
-Shapes: B rows of a batch, T tokens, P tokens of a prompt, N supervised positions of a batch, V vocabulary.
+Shapes: B rows of a batch, T tokens, G prompts of P tokens, N supervised positions of a batch, V vocabulary.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,18 +15,12 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from finetune.evaluation.batching import Fitting, make_batches, track
+from finetune.evaluation.batching import Fitting, make_batches, share_prompts, track
 from finetune.model.llama_cpp import LlamaCpp
 from finetune.records import Example
 
 SOFTMAX_ROWS = 1024
 """Positions whose logits are raised to float32 at once; bounds memory at V x 4 KiB."""
-
-
-SHARED_PROMPT_SAVES_TOKENS = 512
-"""A common prompt is run on its own where that saves so many tokens; less is not worth two forward passes."""
-SHARED_PROMPT_BATCHES = 4
-"""Keys and values of all continuations together, in batches' worth of tokens, at most; bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +37,8 @@ def score_examples(
     """Score the supervised tokens of each example, in the order given.
 
     The first token of a row has no predecessor and is never scored. Sums are float64 over float32 log-probabilities.
-    Examples with the same prompt (the options of a choice item) run it once, where the model's cache allows.
+    Examples with the same prompt (the options of a choice item) run it once, many prompts at a time, where the model's
+    cache allows.
     `progress` labels a progress bar; None shows none. The model's training mode is restored. `model` may be a file that
     runs in llama.cpp.
     """
@@ -57,13 +53,14 @@ def score_examples(
         ]
     scores: list[AnswerScore] = [AnswerScore(log_probability_nats=0.0, num_tokens=0)] * len(examples)
     lengths = [len(example.input_ids) for example in examples]
-    shared = _same_prompt(examples, batch_tokens) if _can_share(model) else []
+    prompts = [tuple(example.input_ids[: _prompt_length(example)]) for example in examples]
+    shared = share_prompts(prompts, lengths, batch_tokens) if _can_share(model) else []
     alone = sorted(set(range(len(examples))).difference(*shared))
     batches = [[alone[place] for place in batch] for batch in make_batches([lengths[at] for at in alone], batch_tokens)]
     fitting = Fitting()
     with _evaluating(model):
         for number, batch in enumerate(track([*batches, *shared], len(examples), progress)):
-            score = _score_batch if number < len(batches) else _score_after_prompt
+            score = _score_batch if number < len(batches) else _score_after_prompts
 
             def work(part: Sequence[int], score: Any = score) -> list[AnswerScore]:
                 return score(model, [examples[index] for index in part], pad_token_id)
@@ -83,13 +80,18 @@ def generate_greedy(
     batch_tokens: int,
     eos_token_ids: Sequence[int],
     progress: str | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
     """Continue each prompt with the most probable tokens until one of `eos_token_ids`; special tokens are left out.
+
+    With a `temperature` above 0, tokens are drawn instead, the same for the same seed and batches.
 
     Sampling settings and penalties of the model's own generation config are not applied. `model` and `progress` as
     above.
     """
     if isinstance(model, LlamaCpp):
+        assert not temperature, "llama.cpp is asked for the most probable tokens only"
         found = [
             model.generate(prompts[place], max_new_tokens=max_new_tokens, ends=eos_token_ids)[0]
             for [place] in track([[place] for place in range(len(prompts))], len(prompts), progress)
@@ -102,7 +104,12 @@ def generate_greedy(
         return _generate_batch(model, [prompts[index] for index in part], max_new_tokens).tolist()
 
     fitting = Fitting()
-    with _evaluating(model), _plain_generation(unwrap(model), eos_token_ids, _pad_token_id(tokenizer, eos_token_ids)):
+    pad_token_id = _pad_token_id(tokenizer, eos_token_ids)
+    with (
+        _evaluating(model),
+        _plain_generation(unwrap(model), eos_token_ids, pad_token_id, temperature),
+        _random_state(model, seed if temperature else None),
+    ):
         for batch in track(make_batches(lengths, batch_tokens), len(prompts), progress):
             for index, new_ids in zip(batch, fitting.run(batch, work), strict=True):
                 answers[index] = _decoded(tokenizer, new_ids, eos_token_ids)
@@ -148,23 +155,6 @@ def unwrap(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _same_prompt(examples: Sequence[Example], batch_tokens: int) -> list[list[int]]:
-    """Indices of examples that begin with the same prompt, where running it once is worth it and fits."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(tuple(example.input_ids[: _prompt_length(example)]), []).append(index)
-    worth: list[list[int]] = []
-    for prompt, group in groups.items():
-        longest = max(len(examples[index].input_ids) for index in group)
-        fits = (
-            len(group) * (longest - len(prompt)) <= batch_tokens
-            and len(group) * longest <= SHARED_PROMPT_BATCHES * batch_tokens
-        )
-        if fits and (len(group) - 1) * len(prompt) >= SHARED_PROMPT_SAVES_TOKENS:
-            worth.append(group)
-    return worth
-
-
 def _prompt_length(example: Example) -> int:
     """Tokens before the last one that no loss depends on; 0 where all do."""
     return max(0, example.loss_mask.index(True) - 1) if any(example.loss_mask) else 0
@@ -172,29 +162,61 @@ def _prompt_length(example: Example) -> int:
 
 def _can_share(model: Any) -> bool:
     """Whether the model keeps plain keys and values only, which may be repeated for several continuations."""
-    config = unwrap(model).config.get_text_config()
-    return _skips_logits(unwrap(model)) and all(
-        type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers
+    inner = unwrap(model)
+    return (
+        _skips_logits(inner)
+        and "position_ids" in inspect.signature(inner.forward).parameters
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config.get_text_config()).layers)
     )
 
 
-def _score_after_prompt(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
-    """Run the common prompt once, then all continuations as one batch on copies of its keys and values."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Prompts that have been run: keys and values of each row's, and which of their P places are no padding."""
+
+    cache: DynamicCache
+    mask_BP: torch.Tensor
+
+
+def _score_after_prompts(model: Any, examples: Sequence[Example], pad_token_id: int) -> list[AnswerScore]:
+    """Run each prompt of the batch once, padded on the left, then all continuations on copies of keys and values."""
     inner = unwrap(model)
-    length = _prompt_length(examples[0])
-    prompt_1P = torch.tensor([examples[0].input_ids[:length]], device=inner.get_input_embeddings().weight.device)
+    device = inner.get_input_embeddings().weight.device
+    lengths = [_prompt_length(example) for example in examples]
+    prompts = [tuple(example.input_ids[:length]) for example, length in zip(examples, lengths, strict=True)]
+    place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    input_ids_GP, mask_GP = _left_padded(list(place), pad_token_id)
     cache = DynamicCache(config=inner.config.get_text_config())
-    inner(input_ids=prompt_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(len(examples))
+    inner(
+        input_ids=input_ids_GP.to(device),
+        attention_mask=mask_GP.to(device),
+        position_ids=(mask_GP.cumsum(dim=1) - 1).clamp(min=0).to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    rows_B = torch.tensor([place[prompt] for prompt in prompts])
+    cache.batch_select_indices(rows_B.to(device))
     answers = [
         replace(example, input_ids=example.input_ids[length:], loss_mask=example.loss_mask[length:])
-        for example in examples
+        for example, length in zip(examples, lengths, strict=True)
     ]
-    return _score_batch(model, answers, pad_token_id, cache)
+    return _score_batch(model, answers, pad_token_id, _Seen(cache, mask_GP[rows_B]))
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask (both B x T) of rows that end together."""
+    width = max(map(len, rows))
+    input_ids_BT = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
+    attention_mask_BT = torch.zeros((len(rows), width), dtype=torch.long)
+    for number, row in enumerate(rows):
+        input_ids_BT[number, width - len(row) :] = torch.tensor(row)
+        attention_mask_BT[number, width - len(row) :] = 1
+    return input_ids_BT, attention_mask_BT
 
 
 def _score_batch(
-    model: Any, examples: Sequence[Example], pad_token_id: int, cache: DynamicCache | None = None
+    model: Any, examples: Sequence[Example], pad_token_id: int, seen: _Seen | None = None
 ) -> list[AnswerScore]:
     device = unwrap(model).get_input_embeddings().weight.device
     num_rows, width = len(examples), max(len(example.input_ids) for example in examples)
@@ -209,10 +231,7 @@ def _score_batch(
     counts_B = keep_BT.sum(dim=1)
     sums_B = torch.zeros(num_rows, dtype=torch.float64)
     if counts_B.sum() > 0:
-        if cache is not None:
-            seen_BP = torch.ones((num_rows, cache.get_seq_length()), dtype=torch.long)
-            attention_mask_BT = torch.cat([seen_BP, attention_mask_BT], dim=1)
-        logits_NV = _logits_at(model, input_ids_BT.to(device), attention_mask_BT.to(device), keep_BT.to(device), cache)
+        logits_NV = _logits_at(model, input_ids_BT.to(device), attention_mask_BT.to(device), keep_BT.to(device), seen)
         targets_N = input_ids_BT.roll(-1, dims=1)[keep_BT].to(logits_NV.device)
         log_probabilities_N = _log_probabilities(logits_NV, targets_N)
         sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_probabilities_N)
@@ -227,17 +246,17 @@ def _logits_at(
     input_ids_BT: torch.Tensor,
     attention_mask_BT: torch.Tensor,
     keep_BT: torch.Tensor,
-    cache: DynamicCache | None,
+    seen: _Seen | None,
 ) -> torch.Tensor:
     """Logits (N, V) at the kept positions; the output head runs on these alone where the architecture can do that."""
     inner = unwrap(model)
-    inputs: dict[str, Any] = {
-        "input_ids": input_ids_BT,
-        "attention_mask": attention_mask_BT,
-        "use_cache": cache is not None,
-    }
-    if cache is not None:
-        inputs["past_key_values"] = cache
+    inputs: dict[str, Any] = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "use_cache": False}
+    if seen is not None:
+        mask_BP = seen.mask_BP.to(attention_mask_BT.device)
+        places_T = torch.arange(input_ids_BT.shape[1], device=mask_BP.device)
+        inputs["attention_mask"] = torch.cat([mask_BP, attention_mask_BT], dim=1)
+        inputs["position_ids"] = mask_BP.sum(dim=1, keepdim=True) + places_T
+        inputs |= {"past_key_values": seen.cache, "use_cache": True}
     if _skips_logits(inner):
         inputs["logits_to_keep"] = keep_BT
     logits = inner(**inputs).logits
@@ -260,12 +279,8 @@ def _log_probabilities(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torc
 def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> torch.Tensor:
     inner = unwrap(model)
     device = inner.get_input_embeddings().weight.device
-    width = max(len(prompt) for prompt in prompts)
-    input_ids_BT = torch.full((len(prompts), width), inner.generation_config.pad_token_id, dtype=torch.long)
-    attention_mask_BT = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        input_ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask_BT[row, width - len(prompt) :] = 1
+    width = max(map(len, prompts))
+    input_ids_BT, attention_mask_BT = _left_padded(prompts, inner.generation_config.pad_token_id)
     output_BT = inner.generate(
         input_ids=input_ids_BT.to(device), attention_mask=attention_mask_BT.to(device), max_new_tokens=max_new_tokens
     )
@@ -290,11 +305,29 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_generation(inner: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> Iterator[None]:
-    """Put a bare greedy generation config in the place of the model's own."""
+def _random_state(model: Any, seed: int | None) -> Iterator[None]:
+    """Draw from a generator of this seed; what was drawn from before goes on afterwards. None draws from nothing."""
+    if seed is None:
+        yield
+        return
+    device = unwrap(model).get_input_embeddings().weight.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _plain_generation(
+    inner: Any, eos_token_ids: Sequence[int], pad_token_id: int, temperature: float = 0.0
+) -> Iterator[None]:
+    """Put a bare generation config in the place of the model's own: greedy, or plain sampling at a temperature."""
     own = inner.generation_config
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     inner.generation_config = type(own)(
-        do_sample=False, use_cache=True, eos_token_id=list(eos_token_ids) or None, pad_token_id=pad_token_id
+        **(sampling or {"do_sample": False}),
+        use_cache=True,
+        eos_token_id=list(eos_token_ids) or None,
+        pad_token_id=pad_token_id,
     )
     try:
         yield

@@ -5,16 +5,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import EvaluationConfig
+from finetune.config import METRICS, EvaluationConfig
 from finetune.errors import DataError
-from finetune.evaluation import statistics
-from finetune.evaluation.metrics import BASE, HIGHER_IS_BETTER, MAJORITY, TUNED
-from finetune.records import Comparison, Estimate, EvaluationResult, ItemScore, MetricResult
+from finetune.evaluation import calibration, statistics, verdicts
+from finetune.evaluation.calibration import Judged
+from finetune.evaluation.metrics import BASE, CHOICE_CONFIDENCE, CONTINUOUS, HIGHER_IS_BETTER, MAJORITY, TUNED
+from finetune.evaluation.statistics import PairedDifference
+from finetune.records import Comparison, Estimate, EvaluationResult, ItemScore, MetricResult, ReliabilityBin
 from finetune.run import write_text
+
+Table = dict[str, dict[str, list[ItemScore]]]
+"""Scores by metric and contestant."""
 
 
 def summarise(
@@ -27,44 +32,81 @@ def summarise(
     Raises:
         ValueError: if there are no items, or base and tuned do not cover the same ones.
     """
-    table: dict[str, dict[str, list[ItemScore]]] = {}
+    table: Table = {}
     for item in items:
         table.setdefault(item.metric, {}).setdefault(item.model, []).append(item)
     if not table:
         raise ValueError("no items to summarise")
-    main_metric = main_metric or next(name for name in ("choice_accuracy", "exact_match", *table) if name in table)
-    names = sorted(table, key=lambda name: name != main_metric)
-    samples = config.bootstrap_samples
-    pairs = {
-        name: statistics.paired_difference(table[name][BASE], table[name][TUNED], samples=samples, seed=seed)
-        for name in names
-        if BASE in table[name] and TUNED in table[name]
+    answers = _judged(table)
+    found: dict[str, _Measured] = {
+        name: _measured(table[name], name in CONTINUOUS, config.bootstrap_samples, seed) for name in table
     }
-    comparisons = _conclude_all(pairs, config.equivalence_margin)
+    if answers:
+        found["calibration_error"] = _calibration(answers, config.bootstrap_samples, seed)
+    main_metric = main_metric or next(name for name in ("choice_accuracy", "exact_match", *found) if name in found)
+    order = {name: place for place, name in enumerate((*METRICS, *sorted(found.keys() - set(METRICS))))}
+    order[main_metric] = -1
+    names = sorted(found, key=order.__getitem__)
+    comparisons = _conclude_all({name: found[name] for name in names}, config.equivalence_margin)
     return EvaluationResult(
         main_metric=main_metric,
         metrics={
-            name: MetricResult(
-                estimates={
-                    model: statistics.estimate(scores, samples=samples, seed=seed)
-                    for model, scores in table[name].items()
-                },
-                comparison=comparisons.get(name),
-            )
-            for name in names
+            name: MetricResult(estimates=found[name].estimates, comparison=comparisons.get(name)) for name in names
         },
+        calibration={model: calibration.reliability(judged) for model, judged in answers.items()},
     )
 
 
-def _conclude_all(pairs: Mapping[str, statistics.PairedDifference], margin: float) -> dict[str, Comparison]:
-    adjusted = statistics.holm({name: pair.p_value for name, pair in pairs.items()})
-    same_model = any(pair.identical and not pair.binary for pair in pairs.values())
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One metric before any verdict."""
+
+    estimates: dict[str, Estimate]
+    pair: PairedDifference | None
+
+
+def _measured(scores: Mapping[str, list[ItemScore]], continuous: bool, samples: int, seed: int) -> _Measured:
+    estimates = {model: statistics.estimate(column, samples=samples, seed=seed) for model, column in scores.items()}
+    pair = None
+    if BASE in scores and TUNED in scores:
+        pair = statistics.paired_difference(
+            scores[BASE], scores[TUNED], continuous=continuous, samples=samples, seed=seed
+        )
+    return _Measured(estimates, pair)
+
+
+def _judged(table: Table) -> dict[str, Judged]:
+    """Take the confidences out of the table, joined with whether the answers are right, by contestant."""
+    confidences, accuracies = table.pop(CHOICE_CONFIDENCE, {}), table.get("choice_accuracy", {})
     return {
-        name: statistics.conclude(
+        model: calibration.judged(accuracies[model], scores)
+        for model, scores in confidences.items()
+        if model in accuracies
+    }
+
+
+def _calibration(answers: Mapping[str, Judged], samples: int, seed: int) -> _Measured:
+    estimates = {
+        model: calibration.estimate_calibration(judged, samples=samples, seed=seed) for model, judged in answers.items()
+    }
+    pair = None
+    if BASE in answers and TUNED in answers:
+        pair = calibration.calibration_difference(answers[BASE], answers[TUNED], samples=samples, seed=seed)
+    return _Measured(estimates, pair)
+
+
+def _conclude_all(found: Mapping[str, _Measured], margin: float) -> dict[str, Comparison]:
+    pairs = {name: measured.pair for name, measured in found.items() if measured.pair is not None}
+    adjusted = statistics.holm({name: pair.p_value for name, pair in pairs.items()})
+    same_model = any(pair.identical and pair.continuous for pair in pairs.values())
+    return {
+        name: verdicts.conclude(
             pair,
             adjusted[name],
+            n=found[name].estimates[TUNED].n,
             higher_is_better=HIGHER_IS_BETTER.get(name, True),
             margin=margin,
+            num_metrics=len(pairs),
             same_model=same_model,
         )
         for name, pair in pairs.items()
@@ -78,7 +120,8 @@ def summary_to_json(result: EvaluationResult) -> dict[str, Any]:
         metrics[name] = {model: asdict(estimate) for model, estimate in metric.estimates.items()}
         if metric.comparison is not None:
             metrics[name]["comparison"] = asdict(metric.comparison)
-    return {"main_metric": result.main_metric, "metrics": metrics}
+    curves = {model: [asdict(one) for one in bins] for model, bins in result.calibration.items()}
+    return {"main_metric": result.main_metric, "metrics": metrics} | ({"calibration": curves} if curves else {})
 
 
 def summary_from_json(summary: Mapping[str, Any]) -> EvaluationResult:
@@ -94,7 +137,10 @@ def summary_from_json(summary: Mapping[str, Any]) -> EvaluationResult:
         )
         for name, row in summary["metrics"].items()
     }
-    return EvaluationResult(main_metric=summary["main_metric"], metrics=metrics)
+    curves = {
+        model: tuple(ReliabilityBin(**one) for one in bins) for model, bins in summary.get("calibration", {}).items()
+    }
+    return EvaluationResult(main_metric=summary["main_metric"], metrics=metrics, calibration=curves)
 
 
 def write_items(path: Path, items: Sequence[ItemScore]) -> None:
@@ -129,17 +175,6 @@ def result_lines(result: EvaluationResult) -> list[str]:
     ]
 
 
-def items_needed(n: int, comparison: Comparison) -> int | None:
-    """About how many items would make a difference of this size stand out; None if that is already so or hopeless.
-
-    The interval's half-width shrinks with the square root of the number of items.
-    """
-    half = (comparison.high - comparison.low) / 2
-    if comparison.difference == 0 or half <= abs(comparison.difference):
-        return None
-    return min(1_000_000, round(n * (half / comparison.difference) ** 2))
-
-
 def format_p(p_value: float) -> str:
     """Such as p=0.013 or p<0.001."""
     return "p<0.001" if p_value < 0.001 else f"p={p_value:.3f}"
@@ -154,7 +189,7 @@ def _estimate_text(estimate: Estimate, places: int) -> str:
 def _cells(name: str, metric: MetricResult) -> list[str]:
     estimates, comparison = metric.estimates, metric.comparison
     n = max(estimate.n for estimate in estimates.values())
-    places = 3 if name == "bits_per_byte" else 2
+    places = 3 if name in CONTINUOUS else 2
     path = " → ".join(_estimate_text(estimates[model], places) for model in (BASE, TUNED) if model in estimates)
     others = [
         f"{'majority' if model == MAJORITY else model} {estimate.value:.{places}f}"
@@ -166,7 +201,7 @@ def _cells(name: str, metric: MetricResult) -> list[str]:
         ends = f"[{comparison.low:.{places}f}, {comparison.high:.{places}f}]"
         cells[3] = f"{comparison.difference:+.{places}f} {ends}"
         cells[4] = format_p(comparison.p_value)
-        needed = items_needed(n, comparison) if comparison.verdict == "not_enough_data" else None
-        hint = f", about {needed:,} would show a difference of this size" if needed else ""
+        needed = comparison.items_needed
+        hint = f", about {needed:,} would tell" if needed else ""
         cells[5] = f"{comparison.verdict.replace('_', ' ')} (n={n}{hint})"
     return cells

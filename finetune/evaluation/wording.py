@@ -6,12 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.evaluation.metrics import BASE, MAJORITY, TUNED
-from finetune.evaluation.summary import items_needed
 from finetune.records import Estimate, EvaluationResult, MetricResult
 
 METRIC_NAMES = {
     "choice_accuracy": ("Right choice", "share of questions whose right answer the model finds most probable"),
+    "choice_accuracy_normalised": (
+        "Right choice, by length",
+        "the same with the log-probability divided by the answer's bytes, which favours long answers",
+    ),
+    "calibration_error": (
+        "Calibration error",
+        "how far the model's confidence in its choices is from the share that is right; lower is better",
+    ),
     "exact_match": ("Exact answer", "share of questions that the model answers word for word as expected"),
+    "normalised_match": (
+        "Same words",
+        "share of questions answered as expected, case, punctuation and articles aside",
+    ),
+    "token_f1": ("Words in common (F1)", "how far the words of the answer and of the expected answer are the same"),
+    "rouge_l": ("Words in order (ROUGE-L)", "how far the same words stand in the same order"),
+    "json_field_accuracy": ("Right fields", "share of the fields of a JSON answer that are as expected"),
+    "pass_at_1": ("Code passes", "share of programming tasks whose unit tests the model's function passes"),
+    **{
+        f"pass_at_{k}": (f"Code passes in {k} tries", f"chance that one of {k} drawn answers passes the unit tests")
+        for k in (5, 10, 100)
+    },
     "bits_per_byte": (
         "Bits per byte",
         "how many bits the model needs to predict a byte of unseen text; lower is better",
@@ -27,6 +46,15 @@ VERDICT_NAMES = {
     "unknown": "Not evaluated",
 }
 
+EXAMPLE_TITLES = {
+    "lost": "Lost: the base model did better",
+    "won": "Won: the tuned model does better",
+    "both right": "Both right",
+    "neither right": "Neither right",
+    "unchanged": "About the same",
+}
+"""Headings of the examples by kind."""
+
 _HEADLINES = {
     "better": "Tuning helped: {scores}.",
     "worse": "Tuning did harm: {scores}.",
@@ -34,6 +62,10 @@ _HEADLINES = {
     "not_enough_data": "This test is too small to tell whether tuning helped: {scores}; "
     "a difference of this size could be chance.",
 }
+
+
+MANY_FILES = 4
+"""More exported files are counted, not named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +86,27 @@ def explain(result: EvaluationResult | None) -> Explanation:
             headline="Whether tuning helped is not known: base and tuned model have not been compared.",
             remarks=(),
         )
-    comparison = metric.comparison
-    headline = _HEADLINES[comparison.verdict].format(scores=_scores(result.main_metric, metric))
-    remarks = [*_range(result.main_metric, metric), *_majority(metric), *_other_verdicts(result)]
-    return Explanation(verdict=comparison.verdict, headline=headline, remarks=tuple(remarks))
+    deciding = _deciding(result)
+    metric = result.metrics[deciding]
+    verdict = metric.comparison.verdict if metric.comparison else "unknown"
+    headline = _HEADLINES[verdict].format(scores=_scores(deciding, metric))
+    remarks = [*_range(deciding, metric), *_majority(metric), *_other_verdicts(result, deciding)]
+    return Explanation(verdict=verdict, headline=headline, remarks=tuple(remarks))
+
+
+def _deciding(result: EvaluationResult) -> str:
+    """The main metric; where it cannot tell, the first that shows harm, unless another shows a gain.
+
+    Calibration is not asked: a model that knows nothing and says so is well calibrated.
+    """
+    verdicts = {
+        name: metric.comparison.verdict
+        for name, metric in result.metrics.items()
+        if metric.comparison and (name != "calibration_error" or name == result.main_metric)
+    }
+    if verdicts[result.main_metric] != "not_enough_data" or "better" in verdicts.values():
+        return result.main_metric
+    return next((name for name, verdict in verdicts.items() if verdict == "worse"), result.main_metric)
 
 
 def explain_verification(verification: Mapping[str, Any]) -> str:
@@ -69,9 +118,8 @@ def explain_verification(verification: Mapping[str, Any]) -> str:
         return (
             f"Do not use the exported files ({', '.join(failed)}): they do not behave like the model that was trained."
         )
-    return (
-        f"The exported files ({', '.join(verification)}) were loaded again and behave like the model that was trained."
-    )
+    names = ", ".join(verification) if len(verification) <= MANY_FILES else f"{len(verification)} of them"
+    return f"The exported files ({names}) were loaded again and behave like the model that was trained."
 
 
 def percent(share: float) -> str:
@@ -99,21 +147,31 @@ def format_interval(metric: str, low: float, high: float, *, signed: bool = Fals
 
 def _scores(name: str, metric: MetricResult) -> str:
     base, tuned = metric.estimates[BASE], metric.estimates[TUNED]
-    if name == "choice_accuracy":
-        what = "picks the right answer to"
-    elif name == "exact_match":
-        what = "gives exactly the expected answer to"
-    else:
+    if name == "bits_per_byte":
         change = (tuned.value - base.value) / base.value if base.value else 0.0
         word = "fewer" if change <= 0 else "more"
         return (
             f"the tuned model needs {tuned.value:.3f} bits to predict a byte of {_count(tuned, 'unseen text')}, "
             f"the base model {base.value:.3f} ({percent(abs(change))} {word}; less is better)"
         )
+    if name in _DOES:
+        return (
+            f"the tuned model {_DOES[name]} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
+            f"the base model to {percent(base.value)}"
+        )
     return (
-        f"the tuned model {what} {percent(tuned.value)} of {_count(tuned, 'test question')}, "
-        f"the base model to {percent(base.value)}"
+        f"{_spoken(name)}: {percent(tuned.value)} with the tuned model over "
+        f"{_count(tuned, 'test question')}, {percent(base.value)} with the base model"
     )
+
+
+_DOES = {
+    "choice_accuracy": "picks the right answer to",
+    "choice_accuracy_normalised": "picks, by length, the right answer to",
+    "exact_match": "gives exactly the expected answer to",
+    "normalised_match": "gives the expected words to",
+    "pass_at_1": "gives working code in answer to",
+}
 
 
 def _count(estimate: Estimate, noun: str) -> str:
@@ -128,9 +186,8 @@ def _range(name: str, metric: MetricResult) -> list[str]:
     difference = format_value(name, comparison.difference, signed=True).replace("points", "percentage points")
     interval = format_interval(name, comparison.low, comparison.high, signed=True).replace(" to ", " and ")
     remarks = [f"The difference is {difference}{unit}; with 95 % confidence it lies between {interval}."]
-    needed = items_needed(metric.estimates[TUNED].n, comparison)
-    if comparison.verdict == "not_enough_data" and needed:
-        remarks.append(f"About {needed:,} test items would show a difference of this size.")
+    if comparison.items_needed:
+        remarks.append(f"About {comparison.items_needed:,} test items would tell.")
     return remarks
 
 
@@ -144,12 +201,20 @@ def _majority(metric: MetricResult) -> list[str]:
     return [f"{share}."]
 
 
-def _other_verdicts(result: EvaluationResult) -> list[str]:
-    main = result.metrics[result.main_metric].comparison
-    return [
-        f"Measured by {METRIC_NAMES.get(name, (name, ''))[0].lower()}, it became {metric.comparison.verdict}."
+def _other_verdicts(result: EvaluationResult, deciding: str) -> list[str]:
+    decided = result.metrics[deciding].comparison
+    remarks: list[str] = []
+    if deciding != result.main_metric:
+        remarks.append(f"Measured by {_spoken(result.main_metric)}, this test is too small to tell.")
+    return remarks + [
+        f"Measured by {_spoken(name)}, it became {metric.comparison.verdict}."
         for name, metric in result.metrics.items()
         if metric.comparison is not None
         and metric.comparison.verdict in ("better", "worse")
-        and (main is None or metric.comparison.verdict != main.verdict)
+        and (decided is None or metric.comparison.verdict != decided.verdict)
     ]
+
+
+def _spoken(metric: str) -> str:
+    name = METRIC_NAMES.get(metric, (metric, ""))[0]
+    return name[0].lower() + name[1:]

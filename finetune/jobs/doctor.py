@@ -49,6 +49,7 @@ def _checks(config: RunConfig | None, wanted: RunConfig | None) -> Iterator[tupl
     yield "disk", partial(machine.check_disk, output_dir, wanted and hub.num_model_bytes(wanted.model))
     yield "memory", machine.check_memory
     yield "processor", machine.check_threads
+    yield "sandbox", machine.check_sandbox
     yield "environment", hub.check_environment
     yield "hub cache", hub.check_cache
     if wanted is not None:

@@ -24,7 +24,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     loaded = steps.load_tokenizer(config)
     refuse_changed_contents(folder, config, contents_of(config, rows, *loaded))
     result = measure(config, rows, steps.load_tuned(config, folder.adapter, loaded), folder)
-    report.report_part(folder)
+    report.report_part(config, folder)
     return result
 
 
@@ -41,6 +41,7 @@ def evaluate_part(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folde
 def measure(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder) -> EvaluationResult:
     """Score base and tuned on the test rows, write the item table and the summary made from it."""
     from finetune.evaluation.evaluate import evaluate as compare_models
+    from finetune.evaluation.examples import choose_examples
     from finetune.evaluation.summary import result_lines, summary_to_json, write_items
 
     items, result = compare_models(
@@ -53,7 +54,33 @@ def measure(config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: Run
     )
     folder.items.parent.mkdir(parents=True, exist_ok=True)
     write_items(folder.items, items)
-    write_json(folder.summary, summary_to_json(result))
+    if config.report.examples:
+        _keep_examples(config, rows, tuned, folder, choose_examples(items, result.main_metric))
+    else:
+        folder.examples.unlink(missing_ok=True)
+    write_json(folder.summary, summary_to_json(result))  # the last: where it stands, the evaluation is done
     for line in result_lines(result):
         logger.info("%s", line)
     return result
+
+
+def _keep_examples(
+    config: RunConfig, rows: steps.Rows, tuned: steps.Tuned, folder: RunFolder, chosen: dict[str, str]
+) -> None:
+    """Let base and tuned model answer a few test questions in words, for the report."""
+    from finetune.evaluation.example_answers import add_answers
+    from finetune.evaluation.examples import new_examples, write_examples
+
+    examples = new_examples(chosen, rows.splits.test)
+    for name, opened in (("base", tuned.base), ("tuned", tuned.tuned)):
+        with opened() as model:
+            add_answers(
+                examples,
+                name,
+                model,
+                tuned.tokenizer,
+                rows.splits.test,
+                config.evaluation,
+                max_length=config.model.context_length,
+            )
+    write_examples(folder.examples, examples)

@@ -47,7 +47,7 @@ def export(config: RunConfig) -> Path:
         loaded = steps.load_tokenizer(config)
         refuse_changed_contents(folder, config, contents_of(config, rows, *loaded))
         _load_and_write(config, rows, folder.adapter, folder, loaded)
-    report.report_part(folder)
+    report.report_part(config, folder)
     check_verified(config, folder)
     return folder.export
 

@@ -162,6 +162,7 @@ class Exporter:
             config.seed,
             num_items=config.export.task_items,
             max_length=config.model.context_length,
+            examples=folder.examples if config.report.examples else None,
         )
         write_json(folder.summary, summary_to_json(result))
         main = result.metrics[result.main_metric].estimates

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.config import RunConfig
 from finetune.jobs import steps
+from finetune.jobs.size_text import size_lines
 from finetune.offline import as_configured
 from finetune.run import RunFolder, plain_config
 
@@ -27,6 +28,8 @@ def inspect(config: RunConfig) -> RunFolder:
     tokenized = steps.tokenize(config, rows, tokenizer)
     print("# Data")
     print("\n".join(rows.ledger.lines()))
+    if counted := list(size_lines(config, rows.ledger.to_json())):
+        print("\n".join(["", "# Is it enough? (docs/plan.md)", *counted]))
     print(f"\n# What is learned (marked; {len(tokenized.train)} training examples)")
     from finetune.data.rendering.preview import preview
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from finetune.config import RunConfig
-from finetune.jobs import plan_amounts, plan_text
+from finetune.jobs import plan_amounts, plan_text, size_text
 from finetune.jobs.plan_models import smaller_models
 from finetune.model.cards import find_card, this_machine
 from finetune.model.planning import Setting, cures, differences, fastest, shape_for_plan
@@ -35,6 +35,8 @@ def plan(config: RunConfig) -> Setting:
         plan_text.disk_lines(plan_amounts.disk_of(config, shape)),
     ):
         print("\n".join(block), end="\n\n")
+    if counted := list(size_text.size_lines(config, plan_amounts.ledger_of(config))):
+        print("\n  ".join(["Is the data enough?", *counted]), end="\n\n")
     return setting
 
 

@@ -78,14 +78,18 @@ class Disk:
         return sum(self.parts.values())
 
 
+def ledger_of(config: RunConfig) -> dict[str, Any]:
+    """Return what `inspect` or an earlier run counted in the run folder; {} where neither was there."""
+    ledger = RunFolder(Path(config.output_dir).absolute()).ledger
+    return read_json(ledger) if ledger.is_file() else {}
+
+
 def count_tokens(config: RunConfig, shape: ShapeConfig) -> Tokens | None:
     """Return the training tokens, by the run folder's ledger or the files' size; None where neither is there."""
-    ledger = RunFolder(Path(config.output_dir).absolute()).ledger
-    if ledger.is_file():
-        counts = read_json(ledger).get("tokens", {})
-        if counts.get("total"):
-            share = counts.get("supervised", 0) / counts["total"]
-            return Tokens(counts["total"], share, "counted by inspect or an earlier run")
+    counts = ledger_of(config).get("tokens", {})
+    if counts.get("total"):
+        share = counts.get("supervised", 0) / counts["total"]
+        return Tokens(counts["total"], share, "counted by inspect or an earlier run")
     paths = [config.data.path, *(source.path for source in config.data.sources)]
     files = [Path(path) for path in paths if path]
     if not files or not all(path.is_file() for path in files):

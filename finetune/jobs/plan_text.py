@@ -68,7 +68,7 @@ def memory_table(setting: Setting) -> Iterator[str]:
         "gathered": ("exchanged", f"between {work.num_devices} cards"),
         "context": ("CUDA context", "and kernels, and what its allocator rounds up")
         if work.is_cuda
-        else ("process", "Python, torch and libraries"),
+        else ("process", "Python, torch and libraries, and holes in its heap"),
     }
     yield "Memory at the peak of a training step"
     whole = max(setting.card.memory_bytes, sum(parts.values()))

@@ -29,6 +29,6 @@ def run(config: RunConfig) -> RunFolder:
         raise_if_wished()
         export.export_part(config, rows, tuned, folder)
         raise_if_wished()
-        report.report_part(folder)
+        report.report_part(config, folder)
         export.check_verified(config, folder)
     return folder

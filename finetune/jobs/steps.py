@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.allocator import allocator_in_use
 from finetune.config import AdapterMethod, LossOn, RunConfig, Tracker, TrackingConfig
 from finetune.data.check import Ledger
 from finetune.data.read import read_splits
 from finetune.errors import ConfigError, ExportError
-from finetune.evaluation.selection import select_metrics
+from finetune.evaluation.metrics import CODE_METRICS
+from finetune.evaluation.sandbox.isolation import find_isolation
+from finetune.evaluation.selection import choose_items, select_metrics
 from finetune.jobs.export_checks import check_formats
 from finetune.log import is_main_process
 from finetune.model.adapter import check_adapter_folder
@@ -124,8 +127,20 @@ def check_data(config: RunConfig) -> Rows:
             "data.path: not set; give a file or folder (data.path=…), a recipe, or a data set (data=legal)"
         )
     splits, ledger = read_splits(config.data, seed=config.seed, offline=config.offline)
-    select_metrics(config.evaluation.metrics, splits.test)
+    evaluation = config.evaluation
+    items = choose_items(splits.test, evaluation.max_items, config.seed)
+    metrics = select_metrics(evaluation.metrics, items, run_code=evaluation.run_code)
+    if evaluation.run_code:
+        _check_sandbox(metrics)
     return Rows(splits, ledger)
+
+
+def _check_sandbox(metrics: Sequence[str]) -> None:
+    """Prove that code can be shut in, before anything long begins."""
+    if set(metrics).isdisjoint(CODE_METRICS):
+        logger.warning("evaluation.run_code=true, but no test row has unit tests: no code is run")
+        return
+    logger.info("generated code runs in a sandbox (%s)", find_isolation().kind)
 
 
 def load_tokenizer(config: RunConfig) -> tuple[Any, Path]:
@@ -156,6 +171,8 @@ def load_frozen(config: RunConfig, tokenizer: Any, base_dir: Path) -> tuple[Any,
         hardware.reason,
         config.quantization.method.name if loaded.quantized else hardware.dtype_name,
     )
+    if not hardware.is_cuda:
+        logger.info("allocator: %s", allocator_in_use())
     return loaded.model, hardware
 
 

@@ -16,8 +16,12 @@ NF4_BYTES, NF4_DOUBLE_BYTES = 0.5 + 4 / 64, 0.5 + 1 / 64 + 4 / (64 * 256)
 them (Dettmers et al. 2023, section 3): 0.5625 and 0.5159."""
 CUDA_CONTEXT = 1.25e9
 """CUDA's context and kernels, cuBLAS workspaces, rounding of the caching allocator."""
-CPU_PROCESS = 0.78e9
+CPU_PROCESS = 0.65e9
 """Python with torch, transformers, trl and what their first pass loads; measured by benchmarks/bench_plan.py."""
+HOLES_LAYERS = 2
+"""Layers whose blocks lie free in glibc's heap at the peak; measured likewise, on models of 20 million weights."""
+MAPPED_BYTES = 32 * 2**20
+"""Blocks from here on glibc maps one by one: they leave no hole in its heap (`malloc(3)`, `M_MMAP_THRESHOLD`)."""
 CHUNKED_LOGITS = 256 * 2**20
 """Where the logits are made a chunk at a time, the size of a chunk and its gradient."""
 
@@ -100,7 +104,7 @@ def training_parts(work: Workload) -> Parts:
         activations=(shape.num_layers - recomputed) * kept + inputs + last,
         working=max(layer, logits_bytes(work)),
         gathered=_exchanged(work, sizes, trainable),
-        context=_context(work),
+        context=_context(work) + _holes(work, layer),
     )
 
 
@@ -178,9 +182,12 @@ def evaluation_bytes(work: Workload, batch_tokens: int) -> float:
 
 
 def loading_bytes(work: Workload) -> float:
-    """Return what loading shows on a CPU: the weights, and pages of their 16-bit files, which the system takes back."""
+    """Return what loading shows on a CPU: the weights, the largest matrix once more while it is converted, and pages of
+    the 16-bit files, which the system takes back.
+    """
     sizes = sizes_of(work.shape)
-    return weight_bytes(work, sizes) + 2 * sizes.total + _context(work)
+    largest = work.number_bytes * max(sizes.embedding, work.shape.hidden_size * work.shape.intermediate_size)
+    return weight_bytes(work, sizes) + largest + 2 * sizes.total + _context(work)
 
 
 def export_host_bytes(shape: ShapeConfig) -> float:
@@ -191,6 +198,25 @@ def export_host_bytes(shape: ShapeConfig) -> float:
 
 def _context(work: Workload) -> float:
     return CUDA_CONTEXT if work.is_cuda else CPU_PROCESS
+
+
+def _holes(work: Workload, layer: float) -> float:
+    """Return what glibc's heap holds beyond what is alive in a training step on a CPU.
+
+    Blocks that one layer's forward and backward pass have given back do not all suit the next, so that the heap holds
+    some layers' worth of them; those above its limit are mapped one by one and leave no hole. Nor do the logits take
+    the place of a layer's backward pass: it stays in the heap while they are mapped.
+    """
+    if work.is_cuda:
+        return 0
+    hidden, _, _, inner = _widths(work.shape)
+    per_token = layer_bytes(work) + backward_bytes(work)
+    one_number = work.number_bytes * work.micro_batch_tokens
+    if one_number * hidden >= MAPPED_BYTES:
+        return 0
+    if one_number * inner >= MAPPED_BYTES:
+        per_token -= 6 * work.number_bytes * inner
+    return HOLES_LAYERS * per_token * work.micro_batch_tokens + min(layer, logits_bytes(work))
 
 
 def _casts(work: Workload, trainable: int) -> float:

@@ -3,7 +3,6 @@
 `plan` asks. Everything is computed from shapes; no torch.
 """
 
-import bisect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,8 @@ from finetune.model.speed import Speed, training_speed
 LEAST_LENGTH, LEAST_RANK = 512, 4
 """Shorter documents and lower ranks are not proposed."""
 _LONGEST = 1 << 20
-CPU_SHARE = 2 / 3
-"""Share of a CPU's memory that may be used: beside what the formulas count, glibc keeps freed pieces (docs/plan.md)."""
+CPU_SHARE = 0.8
+"""Share of a CPU's free memory that may be used: other programs want some of it, and glibc's heap is less exact."""
 CPU_MICRO_BATCH = 2048
 """Larger micro-batches are no faster on a CPU: it has no kernels to launch, and large results are mapped afresh."""
 
@@ -152,9 +151,9 @@ def fastest(
 
 
 def _least_recomputed(setting: Setting, layers: Sequence[int]) -> Setting | None:
-    """Return the setting with as few recomputed layers as it fits with; each further one takes less memory."""
-    place = bisect.bisect_left(layers, True, key=lambda number: setting.changed(layers=number).fits)
-    return setting.changed(layers=layers[place]) if place < len(layers) else None
+    """Return the setting with as few recomputed layers as it fits with."""
+    tried = (setting.changed(layers=number) for number in layers)
+    return next((found for found in tried if found.fits), None)
 
 
 def _pace(setting: Setting) -> float:

@@ -13,7 +13,7 @@ import torch
 from finetune.data.examples import supervised_of
 from finetune.log import megabytes
 from finetune.model.hardware import peak_memory_bytes
-from finetune.model.memory import CUDA_CONTEXT, Parts, training_parts
+from finetune.model.memory import CPU_PROCESS, CUDA_CONTEXT, Parts, training_parts
 from finetune.model.planning import Setting
 from finetune.model.recompute import recompute_first
 from finetune.run import RunFolder, keep_in_versions
@@ -92,7 +92,7 @@ class Forecast:
         if self.device.type == "cuda":
             self.predicted_bytes = parts.total - CUDA_CONTEXT
         else:
-            growth = parts.total - parts.weights - parts.context
+            growth = parts.total - parts.weights - CPU_PROCESS
             self.predicted_bytes = max(parts.total, self.held_bytes + growth)
         memory = {"predicted_bytes": round(self.predicted_bytes), "measured_bytes": None}
         whole = {name: round(size) for name, size in parts}
@@ -129,7 +129,7 @@ class Forecast:
         is_cuda = self.device.type == "cuda"
         if abs(error) > TOLERANCE and (is_cuda or difference > _NOISE):
             cure = f"plan.margin (now {self.setting.plan.margin:g}) spares room for it"
-            cure = cure if is_cuda else "a third of a CPU's free memory is spared for it"
+            cure = cure if is_cuda else "a fifth of a CPU's free memory is spared for it"
             logger.warning("memory: the prediction is off by %.0f %% here; %s (docs/plan.md)", 100 * abs(error), cure)
 
     def _keep(self, values: dict[str, Any]) -> None:

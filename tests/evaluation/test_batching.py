@@ -16,6 +16,20 @@ def test_batches_keep_within_the_limit_and_lose_nothing():
     assert all(len(batch) * max(lengths[index] for index in batch) <= 120 for batch in batches[1:])
 
 
+def test_rows_with_a_common_prompt_stand_in_one_batch(monkeypatch):
+    monkeypatch.setattr(batching, "SHARED_PROMPTS_SAVE_TOKENS", 10)
+    first, second, third = (1,) * 40, (2,) * 30, (3,) * 5
+    prompts = [first, second, first, third, second, (), (), (4,) * 60, third, second]
+    lengths = [len(prompt) + 3 for prompt in prompts]
+    assert batching.share_prompts(prompts, lengths, 120) == [[0, 2, 1, 4, 9, 3, 8]]
+    assert batching.share_prompts(prompts, lengths, 75) == [[0, 2], [1, 4, 9, 3, 8]]  # 2 x 40 tokens are too many
+    assert batching.share_prompts(prompts, lengths, 31) == [[0, 2], [1, 4, 9]]  # third alone saves too little
+    lengths[2] += 60  # two continuations of 63 tokens
+    assert batching.share_prompts(prompts, lengths, 120) == [[1, 4, 9, 3, 8]]
+    monkeypatch.setattr(batching, "SHARED_PROMPTS_SAVE_TOKENS", 70)
+    assert batching.share_prompts(prompts, lengths, 120) == []
+
+
 def test_progress_is_logged_where_there_is_no_terminal(caplog, monkeypatch):
     monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", -1.0)
     with caplog.at_level("INFO", logger="finetune"):

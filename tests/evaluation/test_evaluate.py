@@ -59,19 +59,35 @@ def config():
     return EvaluationConfig(max_new_tokens=8, bootstrap_samples=200)
 
 
+CHOICE = ["choice_accuracy", "choice_accuracy_normalised", "calibration_error"]
+WORDS = ["exact_match", "normalised_match", "token_f1"]
+
+
 def test_auto_takes_what_the_rows_support():
-    assert selection.select_metrics(["auto"], choice_rows()) == ["bits_per_byte", "choice_accuracy", "exact_match"]
-    assert selection.select_metrics(["auto"], [chat(1, "yes")]) == ["bits_per_byte", "exact_match"]
-    assert selection.select_metrics(["auto"], [chat(1, "long " * 50)]) == ["bits_per_byte"]
-    assert selection.select_metrics(["auto"], [text_row("The law.")]) == ["bits_per_byte"]
-    assert selection.select_metrics(["exact_match"], [chat(1, "long " * 50)]) == ["exact_match"]
+    select = selection.select_metrics
+    assert select(["auto"], choice_rows()) == ["bits_per_byte", "choice_accuracy", "calibration_error", "exact_match"]
+    assert select(["auto"], [chat(1, "yes")]) == ["bits_per_byte", "exact_match"]
+    words = ["bits_per_byte", "exact_match", "token_f1", "rouge_l"]
+    assert select(["auto"], [chat(1, "the law of the state")]) == words
+    assert select(["auto"], [chat(1, '{"law": "Texas"}')]) == ["bits_per_byte", "exact_match", "json_field_accuracy"]
+    assert select(["auto"], [chat(1, '{"law": "Texas"}'), chat(2, "none")]) == ["bits_per_byte", "exact_match"]
+    assert select(["auto"], [chat(1, "long " * 50)]) == ["bits_per_byte"]
+    assert select(["auto"], [text_row("The law.")]) == ["bits_per_byte"]
+    every = ["auto", "choice_accuracy_normalised", "normalised_match", "token_f1"]
+    assert select(every, choice_rows()) == ["bits_per_byte", *CHOICE, *WORDS]
+    assert select(["rouge_l", "exact_match"], [chat(1, "long " * 50)]) == ["exact_match", "rouge_l"]
+    assert select(["calibration_error"], choice_rows()) == ["choice_accuracy", "calibration_error"]
 
 
 def test_a_named_metric_that_the_rows_cannot_have_is_a_mistake():
-    with pytest.raises(ConfigError, match=r"choice_accuracy cannot be measured: no test row has options"):
-        selection.select_metrics(["auto", "choice_accuracy"], [chat(1, "yes")])
-    with pytest.raises(ConfigError, match="exact_match cannot be measured: the test rows are plain text"):
-        selection.select_metrics(["exact_match"], [text_row("x")])
+    for name in CHOICE:
+        with pytest.raises(ConfigError, match=f"{name} cannot be measured: no test row has options"):
+            selection.select_metrics(["auto", name], [chat(1, "yes")])
+    for name in (*WORDS, "rouge_l", "json_field_accuracy"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be measured: the test rows are plain text"):
+            selection.select_metrics([name], [text_row("x")])
+    with pytest.raises(ConfigError, match="json_field_accuracy cannot be measured: no answer of the test rows is a"):
+        selection.select_metrics(["json_field_accuracy"], [chat(1, "yes"), chat(2, "[1]")])
     with pytest.raises(ConfigError, match="no such metric"):
         selection.select_metrics(["rouge"], [chat(1, "yes")])
     with pytest.raises(DataError, match="test split has no rows"):
@@ -87,6 +103,9 @@ def test_the_main_metric():
     assert selection.main_metric(without_choice, closed) == "exact_match"
     assert selection.main_metric(without_choice, free) == "bits_per_byte"
     assert selection.main_metric(["exact_match"], free) == "exact_match"
+    fields = [chat(number, f'{{"law": {number}}}') for number in range(15)]
+    assert selection.main_metric([*without_choice, "json_field_accuracy"], fields) == "json_field_accuracy"
+    assert selection.main_metric(["rouge_l"], free) == "rouge_l"
 
 
 def test_items_are_drawn_with_the_seed_in_their_own_order():
@@ -107,11 +126,21 @@ def test_the_majority_class_is_a_contestant_where_there_are_classes():
     ]
     free = [chat(number, f"answer {number}") for number in range(21)]
     assert selection.majority_scores(free, ["exact_match"]) == []
+    words = [chat(number, answer) for number, answer in enumerate(["New York.", "new york", "York"])]
+    found = selection.majority_scores(words, ["exact_match", "token_f1", "calibration_error"])
+    assert [item.value for item in found if item.metric == "token_f1"] == pytest.approx([1.0, 1.0, 2 / 3])
+    assert {item.metric for item in found} == {"exact_match", "token_f1"}
+    fields = [chat(number, answer) for number, answer in enumerate(['{"Law": "A"}'] * 2 + ['{"Law": "B"}', "none"])]
+    found = selection.majority_scores(fields, ["json_field_accuracy"])
+    assert [item.value for item in found] == [1.0, 1.0, 0.0]
 
 
 def test_every_value_equals_its_definition(model, tokenizer, config):
-    rows = choice_rows(4)
-    metrics = ["bits_per_byte", "choice_accuracy"]
+    rows = [
+        *choice_rows(3),
+        chat(3, "Maine", options=("Maine", "the law of the state of Delaware"), group="contract-1"),
+    ]
+    metrics = ["bits_per_byte", *CHOICE]
     items = evaluation.score_contestant("base", model, tokenizer, rows, config, metrics, max_length=256)
     assert {(item.item_id, item.cluster_id) for item in items} == {(row.item_id, row.group) for row in rows}
     found = {(item.item_id, item.metric): item for item in items}
@@ -122,10 +151,17 @@ def test_every_value_equals_its_definition(model, tokenizer, config):
             -log_probability(model, tokenizer, row) / bits.weight / math.log(2), abs=1e-4
         )
         by_option = [
-            log_probability(model, tokenizer, chat(row.item_id.removeprefix("item-"), option)) for option in LAWS
+            log_probability(model, tokenizer, chat(row.item_id.removeprefix("item-"), option)) for option in row.options
         ]
-        best = LAWS[by_option.index(max(by_option))]
-        assert found[row.item_id, "choice_accuracy"].value == float(best == row.answer)
+        by_byte = [value / len(option.encode()) for value, option in zip(by_option, row.options, strict=True)]
+        for metric, values in (("choice_accuracy", by_option), ("choice_accuracy_normalised", by_byte)):
+            best = row.options[values.index(max(values))]
+            assert found[row.item_id, metric].value == float(best == row.answer)
+        highest = max(by_option)
+        sure = 1 / sum(math.exp(value - highest) for value in by_option)
+        assert found[row.item_id, "choice_confidence"].value == pytest.approx(sure, abs=1e-5)
+    assert found["item-3", "choice_accuracy"].value == 1  # the short option as a whole, the long one by the byte
+    assert found["item-3", "choice_accuracy_normalised"].value == 0
 
 
 def log_probability(model, tokenizer, row):
@@ -138,21 +174,42 @@ def log_probability(model, tokenizer, row):
     )
 
 
-def test_exact_match_generates_after_the_opening_of_the_answer(model, tokenizer, config, monkeypatch):
-    rows = [chat(1, "Delaware"), chat(2, "Texas")]
+def test_one_greedy_answer_serves_all_metrics_of_words(model, tokenizer, config, monkeypatch):
+    rows = [chat(1, "Delaware"), chat(2, "the State of Texas"), chat(3, '{"law": "Maine", "days": 30}')]
     seen = []
 
     def answer(model, tokenizer, prompts, **settings):
         seen.extend(tokenizer.decode(prompt) for prompt in prompts)
         assert settings["max_new_tokens"] == 8
         assert tokenizer.eos_token_id in settings["eos_token_ids"]
-        return [" delaware.", "Utah"]
+        return [" delaware.", "State of, Texas", '{"law": "maine", "days": 3}'][: len(prompts)]
 
     monkeypatch.setattr(scorers, "generate_greedy", answer)
-    items = evaluation.score_contestant("tuned", model, tokenizer, rows, config, ["exact_match"], max_length=256)
-    assert [item.value for item in items] == [1.0, 0.0]
+    every = [*WORDS, "rouge_l", "json_field_accuracy"]
+    items = evaluation.score_contestant("tuned", model, tokenizer, rows, config, every, max_length=256)
+    assert len(seen) == len(rows)  # one generation
     assert seen[0].endswith("<|im_start|>assistant\n")
     assert "Delaware" not in seen[0]
+    found = {(item.item_id.removeprefix("item-"), item.metric): item.value for item in items}
+    assert [found[number, "exact_match"] for number in "123"] == [1, 0, 0]
+    assert [found[number, "normalised_match"] for number in "12"] == [1, 1]
+    assert [found[number, "token_f1"] for number in "12"] == [1, 1]
+    assert found["2", "rouge_l"] == pytest.approx(6 / 7)
+    assert found["3", "json_field_accuracy"] == 0.5
+    assert ("1", "json_field_accuracy") not in found
+    only = evaluation.score_contestant(
+        "tuned", model, tokenizer, rows[2:], config, ["json_field_accuracy"], max_length=256
+    )
+    assert [item.metric for item in only] == ["json_field_accuracy"]
+
+
+def test_answers_that_will_be_cut_are_told_once(model, tokenizer, config, monkeypatch, caplog):
+    monkeypatch.setattr(scorers, "generate_greedy", lambda model, tokenizer, prompts, **settings: [""] * len(prompts))
+    rows = [chat(1, "yes"), chat(2, "the law of Delaware, without regard to its conflict of laws rules")]
+    for name in ("base", "tuned"):
+        evaluation.score_contestant(name, model, tokenizer, rows, config, ["token_f1"], max_length=256)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.startswith("1 of 2 reference answers are longer than evaluation.max_new_tokens=8 (the longest has ")
 
 
 def contestants(model, *, better=0.0):
@@ -174,15 +231,19 @@ def contestants(model, *, better=0.0):
 
 def test_the_whole_evaluation(model, tokenizer, config, tmp_path):
     rows = choice_rows(12)
+    config.metrics = ["auto", *CHOICE, *WORDS]
     items, result = evaluation.evaluate(contestants(model, better=0.5), tokenizer, rows, config, 42, max_length=256)
     assert result.main_metric == "choice_accuracy"
     assert next(iter(result.metrics)) == "choice_accuracy"
-    assert set(result.metrics) == {"choice_accuracy", "exact_match", "bits_per_byte"}
+    assert list(result.metrics) == ["choice_accuracy", "bits_per_byte", *CHOICE[1:], *WORDS]
     for name, metric in result.metrics.items():
-        classes = set() if name == "bits_per_byte" else {"majority_class"}
+        classes = set() if name in ("bits_per_byte", "calibration_error") else {"majority_class"}
         assert set(metric.estimates) == {"base", "tuned"} | classes
         assert metric.comparison is not None
         for contestant, estimate in metric.estimates.items():  # the item table is the source of every number
+            if name == "calibration_error":
+                assert sum(one.n for one in result.calibration[contestant]) == estimate.n == 12
+                continue
             table = [item for item in items if (item.metric, item.model) == (name, contestant)]
             total = sum(item.weight for item in table)
             assert estimate.value == pytest.approx(sum(item.value * item.weight for item in table) / total)
@@ -268,10 +329,15 @@ def test_the_summary_keeps_the_contract(config):
     assert set(found["metrics"]["choice_accuracy"]) == {"base", "tuned", "majority_class", "comparison"}
     assert set(found["metrics"]["choice_accuracy"]["base"]) == {"value", "low", "high", "n"}
     comparison = found["metrics"]["choice_accuracy"]["comparison"]
-    assert set(comparison) == {"difference", "low", "high", "p_value", "verdict"}
+    assert set(comparison) == {
+        "difference", "low", "high", "p_value", "verdict", "raw_p_value", "items_needed",
+    }  # fmt: skip
     assert comparison["difference"] == pytest.approx(0.7)
     assert comparison["verdict"] == found["metrics"]["bits_per_byte"]["comparison"]["verdict"] == "better"
     assert summary.summary_from_json(found) == result
+    for name in ("raw_p_value", "items_needed"):  # a summary of an older run is still read
+        del comparison[name]
+    assert summary.summary_from_json(found).metrics["choice_accuracy"].comparison.raw_p_value is None
 
 
 def test_p_values_are_adjusted_for_the_number_of_metrics(config):
@@ -282,6 +348,8 @@ def test_p_values_are_adjusted_for_the_number_of_metrics(config):
     assert alone is not None
     assert among_two is not None
     assert among_two.p_value == pytest.approx(2 * alone.p_value)
+    assert among_two.raw_p_value == alone.raw_p_value == alone.p_value
+    assert among_two.items_needed > 26
     assert (alone.verdict, among_two.verdict) == ("better", "not_enough_data")
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune.config import EvaluationConfig
-from finetune.evaluation import charts, summary, wording
+from finetune.evaluation import charts, examples, summary, svg, wording
 from finetune.evaluation.report import build_model_card, build_report
 from finetune.records import ItemScore
 
@@ -104,6 +104,37 @@ def make_run(folder, *, items=None, note="legal_qlora"):
     return folder
 
 
+def make_examples(folder, text="Delaware"):
+    """Add what base, tuned and an export wrote to three questions."""
+    rows = [
+        examples.Example(
+            item_id=f"cuad-{number:04d}", kind=kind, question=f"Which law governs {text}?\n\nThe law of {text}.",
+            reference=text, answers={"base": "I cannot say", "tuned": text, "gguf_q4_k_m": f"the State of {text}"},
+        )
+        for number, kind in enumerate(["lost", "won", "both right"])
+    ]  # fmt: skip
+    examples.write_examples(folder / "evaluation/examples.jsonl", rows)
+
+
+def make_calibration(folder):
+    """Add reliability bins to summary.json."""
+    path = folder / "evaluation/summary.json"
+    bins = [{"low": low / 10, "high": low / 10 + 0.1, "n": 5 + low, "confidence": low / 10 + 0.05} for low in range(9)]
+    curves = {name: [part | {"accuracy": part["confidence"] * share} for part in bins]
+              for name, share in (("base", 0.6), ("tuned", 0.95))}  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": curves}))
+
+
+def make_long_names(folder, name=f"{'AGREEMENT_' * 20}.txt"):
+    """Add names and texts of rows that have no place to break a line."""
+    path = folder / "data/ledger.json"
+    example = {"item": name, "source": name, "words": 26, "excerpt": name}
+    test = {"items": 64, "items_not_compared": 0, "contaminated": 4, "longest_match_words": 26, "examples": [example]}
+    rejected = {"examples": {"empty_answer": [{"source": name, "detail": name}]}, "contamination": {"test": test}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | rejected))
+    (folder / "data/preview.html").write_text(f"<pre>{name}</pre>")
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run"))
@@ -165,7 +196,14 @@ def test_every_part_is_on_the_page(run_dir):
         "safetensors Verified", "99.96 %", "3f7a3f7a", "packages.torch 2.13.0",
     ):  # fmt: skip
         assert words in text, words
-    assert page.tags.count("svg") == 6  # three charts, each for two widths
+    drawn = (
+        "Right choice, with 95 %", "in percentage points", "in bits per byte", "Loss (nats", "Tokens per second",
+        "Peak memory (GB)", "Gradient norm", "Learning rate", "Memory at the peak", "What became of the rows",
+    )  # fmt: skip
+    assert page.tags.count("svg") == 2 * len(drawn)  # each for two widths
+    for title in drawn:
+        assert text.count(title) >= 2, title
+    assert text.count("Data of this figure") == len(drawn)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -198,8 +236,51 @@ def test_text_of_users_is_escaped_and_nothing_is_loaded(tmp_path):
     page = Page(html)
     assert page.text.count(ATTACK) >= 6
     assert not {"script", "link", "img", "iframe", "object", "b>"} & set(page.tags)
-    assert page.addresses == []
+    assert all(address.startswith("#") for address in page.addresses)
     assert not re.search(r"url\(|@import|\bon\w+=", html)
+
+
+def test_examples_stand_side_by_side(run_dir):
+    make_examples(run_dir)
+    text = " ".join(Page(build_report(run_dir)).text.split())
+    assert text.index("Lost: the base model did better") < text.index("Won: the tuned model does better")
+    assert re.search(
+        r"Base choice (right|wrong) I cannot say Tuned choice (right|wrong) Delaware gguf_q4_k_m the State of", text
+    )
+
+
+def test_no_text_of_a_row_stands_in_a_report_without_examples(run_dir):
+    secret = "Mrs Featherstonehaugh"
+    make_examples(run_dir, secret)
+    (run_dir / "data/preview.html").write_text(f"<p>{secret}</p>")
+    ledger = json.loads((run_dir / "data/ledger.json").read_text())
+    ledger["examples"] = {"empty_answer": [{"source": f"{secret}.docx", "detail": secret}]}
+    ledger["contamination"] = {
+        "test": {
+            "items": 200, "items_not_compared": 0, "contaminated": 1, "longest_match_words": 14, "item_ids": [secret],
+            "examples": [{"item": secret, "source": "train:1", "words": 14, "excerpt": secret}],
+        }
+    }  # fmt: skip
+    (run_dir / "data/ledger.json").write_text(json.dumps(ledger))
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["data"] |= {"system": secret, "prompt": f"{secret}: {{question}}"}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    items = (run_dir / "evaluation/items.jsonl").read_text().replace("cuad-", secret)
+    (run_dir / "evaluation/items.jsonl").write_text(items)
+    assert build_report(run_dir).count(secret) >= 10
+    hidden = build_report(run_dir, examples=False)
+    assert secret not in hidden
+    assert secret not in build_model_card(run_dir)
+    assert "report.examples=false" in hidden
+    assert "right only before tuning" in hidden
+
+
+def test_a_calibration_curve_is_drawn_where_the_summary_has_one(run_dir):
+    assert "how sure the model is" not in build_report(run_dir)
+    make_calibration(run_dir)
+    html = build_report(run_dir)
+    assert "how sure the model is" in html
+    assert "<td>0.2 to 0.3</td><td>7</td><td>0.250</td><td>0.150</td>" in html
 
 
 def test_a_failed_export_is_said_at_the_top(run_dir):
@@ -272,8 +353,8 @@ def test_charts_leave_out_what_is_no_number():
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 17), (0.001, 0.0017), (5, 5), (0, 0), (0, 12345)])
 def test_ticks_are_round_and_span_the_values(low, high):
-    ticks = charts.nice_ticks(low, high, 5)
+    ticks = svg.nice_ticks(low, high, 5)
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 2 <= len(ticks) <= 8
-    labels = charts.tick_labels(ticks)
+    labels = svg.tick_labels(ticks)
     assert len(set(labels)) == len(labels)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from finetune.evaluation import scorers
+from finetune.evaluation import batching, scorers
 from finetune.records import Example
 
 CLOSE = {"abs": 1e-4}
@@ -88,17 +88,17 @@ def test_options_after_one_prompt_score_like_the_definition(model, tokenizer, mo
         length = len(tokenizer.encode(text)) - 2  # the prompt's last tokens count as answer, as a template's do
         mask = [at >= length for at in range(len(examples[place].input_ids))]
         examples[place] = dataclasses.replace(examples[place], loss_mask=mask)
-    monkeypatch.setattr(scorers, "SHARED_PROMPT_SAVES_TOKENS", 20)
-    prompts, score_after_prompt = [], scorers._score_after_prompt
+    monkeypatch.setattr(batching, "SHARED_PROMPTS_SAVE_TOKENS", 20)
+    prompts, score_after_prompts = [], scorers._score_after_prompts
     monkeypatch.setattr(
-        scorers, "_score_after_prompt", lambda *inputs: prompts.append(len(inputs[1])) or score_after_prompt(*inputs)
+        scorers, "_score_after_prompts", lambda *inputs: prompts.append(len(inputs[1])) or score_after_prompts(*inputs)
     )
     found = scorers.score_examples(model, examples, batch_tokens=2000, pad_token_id=tokenizer.pad_token_id)
-    assert prompts == [4, 2]
+    assert prompts == [6]  # two prompts of different lengths, padded on the left
     expected = [by_hand(model, item) for item in examples]
     assert [score.log_probability_nats for score in found] == pytest.approx(expected, **CLOSE)
     small = scorers.score_examples(model, examples, batch_tokens=8, pad_token_id=tokenizer.pad_token_id)
-    assert prompts == [4, 2]  # a prompt is not shared where its options would not fit together
+    assert prompts == [6]  # a prompt is not shared where its options would not fit together
     assert [score.log_probability_nats for score in small] == pytest.approx(expected, **CLOSE)
 
 

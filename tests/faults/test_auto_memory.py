@@ -38,7 +38,8 @@ def with_free_memory(share: float) -> Callable[[], None]:
 
         def setting_with(config: Any, shape: Any, card: Any, **more: Any) -> Any:
             roomy = original(config, shape, card, **more)
-            most, least = roomy.changed(micro=1024, layers=0).peak, roomy.changed(micro=256, layers=2).peak
+            most = roomy.changed(micro=1024, layers=0).peak
+            least = min(roomy.changed(micro=256, layers=layers).peak for layers in (1, 2))
             free = (least + share * (most - least)) / CPU_SHARE + 1
             return original(config, shape, cards.replace(card, free_bytes=free), **more)
 

@@ -51,6 +51,7 @@ def test_the_folder_is_private_and_accounts_for_every_row(tmp_path: Path, capsys
     assert "empty" in rejected["content"]
     shown = capsys.readouterr().out
     assert "⟦" in shown and "42 in" in shown.replace("   ", " ").replace("  ", " ")
+    assert "# Is it enough?" in shown and "training rows are few" in shown and "optimizer steps are few" in shown
     page = (run / "data/preview.html").read_text()
     assert page.count("<figure") == 3 and "<script" not in page
 

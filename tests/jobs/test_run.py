@@ -69,6 +69,22 @@ def test_the_run_folder_keeps_its_contract(finished: Path) -> None:
         assert (finished / name).stat().st_size > 0, name
 
 
+def test_the_report_shows_what_the_models_write_unless_it_must_not(
+    finished: Path, tiny_model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    shown = [json.loads(line) for line in (finished / "evaluation/examples.jsonl").read_text().splitlines()]
+    assert 2 <= len(shown) <= 12
+    assert all(example["answers"].keys() == {"base", "tuned"} for example in shown)
+    assert all(example["reference"] in {"New York", "Delaware", "Texas"} for example in shown)
+    question = shown[0]["question"]
+    assert question.startswith("Clause ") and question in (finished / "report.html").read_text()
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    words = words_of(tiny_model_dir, rows, out, f"quantization={finished.name}", "report.examples=false")
+    assert main(["report", *words]) == 0
+    assert "Clause " not in (out / "report.html").read_text()
+
+
 def test_the_numbers_of_the_summary_are_those_of_the_item_table(finished: Path) -> None:
     items = [json.loads(line) for line in (finished / "evaluation/items.jsonl").read_text().splitlines()]
     summary = json.loads((finished / "evaluation/summary.json").read_text())["metrics"]

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from finetune.config import AdapterConfig, AdapterMethod, QuantizationConfig, QuantizationMethod, ShapeConfig, Sharding
-from finetune.model.memory import Stack, Workload, evaluation_bytes, export_host_bytes, layer_bytes, training_parts
+from finetune.model.memory import (
+    CPU_PROCESS,
+    Stack,
+    Workload,
+    backward_bytes,
+    evaluation_bytes,
+    export_host_bytes,
+    layer_bytes,
+    training_parts,
+)
 from finetune.model.sizes import num_adapter_parameters, sizes_of
 
 GIB, GB = 2**30, 1e9
@@ -209,6 +218,21 @@ def test_what_lowers_memory_lowers_it() -> None:
     assert sharded < alone / 3
     copies = training_parts(work(LLAMA_3_8B, num_devices=2))
     assert copies.total - full == copies.gathered == 4 * 41_943_040
+
+
+def test_on_a_cpu_the_heap_keeps_layers_but_no_mapped_blocks() -> None:
+    """Feed-forward blocks of 32 MiB and more are mapped one by one: here from 8,192 tokens on."""
+    shape = llama(8, 384, 1024, 6, 2, 8192, tied_embeddings=True)
+    some = work(shape, NONE, number_bytes=4, is_cuda=False)
+    layer = layer_bytes(some) + backward_bytes(some)
+
+    def kept(tokens: int) -> float:
+        return (training_parts(replace(some, micro_batch_tokens=tokens)).context - CPU_PROCESS) / tokens
+
+    assert kept(1000) == kept(8191) == pytest.approx(3 * layer)  # two layers' holes, and one beside the logits
+    assert kept(8192) == pytest.approx(3 * layer - 2 * 6 * 4 * 1024)
+    assert kept(32_768) == 0
+    assert training_parts(replace(some, is_cuda=True)).context == training_parts(work(LLAMA_3_8B)).context
 
 
 def test_evaluation_and_export_count() -> None:

@@ -14,7 +14,7 @@ from finetune.compose import load_config
 from finetune.data.examples import Examples, ExampleWriter, supervised_of
 from finetune.model.cards import find_card
 from finetune.model.choosing import setting_of
-from finetune.model.memory import CUDA_CONTEXT
+from finetune.model.memory import CPU_PROCESS, CUDA_CONTEXT
 from finetune.model.planning import Setting
 from finetune.records import Example
 from finetune.run import RunFolder, keep_in_versions, write_json, write_versions
@@ -117,7 +117,7 @@ def test_on_a_cpu_the_process_counts_and_what_it_held_before(
     parts = parts_of(worst, setting)
     assert forecast_of(setting, tmp_path, CPU, monkeypatch, before=0).predict(worst) == parts.total
     held = forecast_of(setting, tmp_path, CPU, monkeypatch, before=90_000_000_000)
-    assert held.predict(worst) == 90e9 + parts.total - parts.weights - parts.context
+    assert held.predict(worst) == 90e9 + parts.total - parts.weights - CPU_PROCESS
     held.compare("at the peak of the training")
     assert memory_of(tmp_path)["measured_bytes"] is None, "loading took more: nothing was measured"
     small = forecast_of(setting, tmp_path, CPU, monkeypatch, before=0)

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: standard library only, since nothing else can be seen there."""
