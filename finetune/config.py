@@ -15,6 +15,9 @@ from finetune.errors import ConfigError, did_you_mean
 MISSING: Any = "???"
 """OmegaConf's mark of a required value, written here so that the schema needs no import of it."""
 
+AUTO = "auto"
+"""Value of an option that is otherwise a number, or true or false: the run chooses."""
+
 
 class Use(Enum):
     """What the tuned model is for; a licence may forbid it."""
@@ -247,8 +250,8 @@ class RecommendedConfig:
     """Peak learning rate for LoRA with AdamW."""
     max_length: int = MISSING
     """Longest document in tokens; longer costs memory."""
-    micro_batch_tokens: int = MISSING
-    """Tokens per forward pass and process; more costs memory."""
+    micro_batch_tokens: int | str = MISSING
+    """Tokens per forward pass and process, or `auto`; more costs memory."""
     batch_tokens: int = MISSING
     """Tokens per optimizer step over all processes."""
 
@@ -489,9 +492,10 @@ class TrainingConfig:
     """Optimizer steps; None derives them from num_epochs."""
     max_length: int = MISSING
     """Longest document in tokens; longer costs memory."""
-    micro_batch_tokens: int = MISSING
-    """Most tokens per forward pass and process, at least the longest row; more costs memory. Changes speed and memory
-    only: what a step learns from is the same. Halved by itself where memory turns out too small."""
+    micro_batch_tokens: int | str = MISSING
+    """Most tokens per forward pass and process, at least the longest row; more costs memory. `auto` takes what is
+    fastest within the free memory. Changes speed and memory only: what a step learns from is the same. Halved by itself
+    where memory turns out too small."""
     batch_tokens: int = MISSING
     """Most tokens per optimizer step over all processes, at least one row of max_length for each."""
     packing: bool = True
@@ -506,8 +510,9 @@ class TrainingConfig:
     """Gradients are scaled down to this norm."""
     adam_beta2: float = 0.999
     """AdamW's decay of the squared gradient; lower adapts faster in short runs."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: about 40 % slower, far less memory. None: on a GPU only."""
+    gradient_checkpointing: bool | str = "auto"
+    """Recompute activations in the backward pass: about 40 % slower, far less memory. `auto` recomputes just as many
+    layers as the free memory makes necessary; the gradients are the same."""
     logging_steps: int = 10
     """Steps between two lines of metrics.jsonl."""
     eval_steps: int | None = None
@@ -536,7 +541,12 @@ class TrainingConfig:
         for name in ("logging_steps", "keep_checkpoints", "max_validation_tokens"):
             yield from _at_least(f"training.{name}", getattr(self, name), 1)
         yield from _at_least("training.max_length", self.max_length, 8)
-        yield from _at_least("training.micro_batch_tokens", self.micro_batch_tokens, 8)
+        if not isinstance(self.micro_batch_tokens, str):
+            yield from _at_least("training.micro_batch_tokens", self.micro_batch_tokens, 8)
+        elif self.micro_batch_tokens != AUTO:
+            yield f"training.micro_batch_tokens: {self.micro_batch_tokens!r} is neither a whole number nor auto"
+        if isinstance(self.gradient_checkpointing, str) and self.gradient_checkpointing != AUTO:
+            yield f"training.gradient_checkpointing: {self.gradient_checkpointing!r} is neither true, false nor auto"
         yield from _at_least("training.batch_tokens", self.batch_tokens, 8)
         if not 0 <= self.warmup_share < 1:
             yield f"training.warmup_share: {self.warmup_share} is not in [0, 1)"

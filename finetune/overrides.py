@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from finetune.config import RunConfig
+from finetune.config import AUTO, RunConfig
 from finetune.errors import ConfigError, did_you_mean
 
 GROUPS = ("model", "data", "adapter", "quantization", "training", "evaluation", "export", "tracking")
@@ -149,8 +149,12 @@ def _check_group(group: str, value: str, sweep: bool) -> str:
 
 def _check_value(key: str, value: str, kind: Any) -> tuple[str, str]:
     inner = _without_none(kind)
-    if value == "null" and inner is not kind:
+    if value == "null" and type(None) in get_args(kind):
         return value, ""
+    if str in get_args(kind) and inner is not str:  # a number or a word
+        bare = _unquoted(value)
+        problem = "" if bare == AUTO or "${" in bare else _scalar_problem(key, bare, inner)
+        return bare, f"{problem.replace(' or ', ', ')} or {AUTO}" if problem else ""
     if inner is str:
         return quote(value), ""
     if "${" in value or is_dataclass(inner):

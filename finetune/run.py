@@ -26,6 +26,7 @@ from finetune.fingerprint import (
     plain_config,
 )
 from finetune.holding import hold
+from finetune.log import is_main_process
 from finetune.placing import recover, recover_all
 
 _OWN_FILES = ("config.yaml", "versions.json", "metrics.jsonl", "report.html", "README.md")
@@ -340,10 +341,23 @@ def write_versions(folder: RunFolder, *, device: str, dtype: str, reason: str, s
         "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
     }
-    before = _flat_versions(read_json(folder.versions)) if folder.versions.is_file() else {}
-    write_json(folder.versions, content)
+    stored = read_json(folder.versions) if folder.versions.is_file() else {}
+    before = _flat_versions(stored) if stored else {}
+    write_json(folder.versions, content | {name: stored[name] for name in ("memory",) if name in stored})
     after = _flat_versions(content)
     return [Change(name, before[name], after[name]) for name in after if name in before and before[name] != after[name]]
+
+
+def keep_in_versions(folder: RunFolder, name: str, values: dict[str, Any]) -> None:
+    """Add values to a section of versions.json, on the main process."""
+    if is_main_process():
+        content = read_json(folder.versions)
+        write_json(folder.versions, content | {name: content.get(name, {}) | values})
+
+
+def kept_in_versions(folder: RunFolder, name: str) -> dict[str, Any]:
+    """Return a section of versions.json as an earlier call has left it, or nothing."""
+    return read_json(folder.versions).get(name, {}) if folder.versions.is_file() else {}
 
 
 def _flat_versions(content: dict[str, Any]) -> dict[str, Any]:

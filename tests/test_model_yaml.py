@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.config import CommercialUse, Dtype, ModelConfig, RecommendedConfig, ShapeConfig
+from finetune.config import AUTO, CommercialUse, Dtype, ModelConfig, RecommendedConfig, ShapeConfig
 from finetune.model.license import CONDITIONS, OPEN
 from finetune.model.shape import check_shape, context_of, num_parameters, recommend
 
@@ -100,8 +100,9 @@ def test_the_sizes_add_up_to_the_published_number_of_weights(name: str) -> None:
 def test_recommendations_fit_the_model_and_each_other(name: str) -> None:
     model = build(name)
     sizes = model.recommended
-    assert 8 <= sizes.max_length <= min(model.context_length, sizes.micro_batch_tokens)
-    assert sizes.batch_tokens % sizes.micro_batch_tokens == 0
+    micro = sizes.batch_tokens if sizes.micro_batch_tokens == AUTO else sizes.micro_batch_tokens
+    assert isinstance(micro, int) and sizes.batch_tokens % micro == 0
+    assert 8 <= sizes.max_length <= min(model.context_length, micro)
     assert 1e-4 <= sizes.learning_rate <= 5e-3
 
 

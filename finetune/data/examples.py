@@ -106,6 +106,16 @@ class Examples(Sequence[Example]):
         """Tokens with loss over all examples; the first token of an example never has any."""
         return int(self._mask_T.sum(dtype=np.int64))
 
+    @property
+    def supervised_N(self) -> "np.ndarray[Any, Any]":
+        """Tokens with loss of each example."""
+        counts_N = np.zeros(len(self), dtype=np.int64)
+        is_filled_N = self.lengths_N > 0
+        starts = (self._ends_N - self.lengths_N)[is_filled_N]
+        if len(starts):
+            counts_N[is_filled_N] = np.add.reduceat(self._mask_T, starts, dtype=np.int64)
+        return counts_N
+
     def _read(self, number: int) -> Example:
         end = int(self._ends_N[number])
         start = end - int(self.lengths_N[number])
@@ -135,3 +145,10 @@ def num_supervised_of(examples: Sequence[Example]) -> int:
     if isinstance(examples, Examples):
         return examples.num_supervised
     return sum(example.num_supervised for example in examples)
+
+
+def supervised_of(examples: Sequence[Example]) -> list[int]:
+    """Count the tokens with loss of each example, without reading them one by one where they lie on disk."""
+    if isinstance(examples, Examples):
+        return examples.supervised_N.tolist()
+    return [example.num_supervised for example in examples]

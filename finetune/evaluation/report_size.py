@@ -115,13 +115,13 @@ def _predicted(record: RunRecord) -> dict[str, float]:
         recomputes = (
             is_cuda if training.gradient_checkpointing in (None, "auto") else bool(training.gradient_checkpointing)
         )
-        tokens = _numbers(record.ledger.get("tokens"))
+        tokens, micro = _numbers(record.ledger.get("tokens")), training.micro_batch_tokens
         share = tokens.get("supervised", 0.0) / tokens["total"] if tokens.get("total") else 1.0
         work = Workload(
             shape=shape,
             adapter=adapter,
             quantization=quantization,
-            micro_batch_tokens=max(training.micro_batch_tokens, training.max_length),
+            micro_batch_tokens=training.max_length if isinstance(micro, str) else max(micro, training.max_length),
             recomputed_layers=shape.num_layers if recomputes else 0,
             supervised_share=min(1.0, 1.5 * share),
             number_bytes=4 if record.versions.get("dtype") == "float32" else 2,

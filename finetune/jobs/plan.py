@@ -6,13 +6,11 @@ from finetune.config import RunConfig
 from finetune.jobs import plan_amounts, plan_text, size_text
 from finetune.jobs.plan_models import smaller_models
 from finetune.model.cards import find_card, this_machine
-from finetune.model.planning import Setting, cures, differences, fastest, setting_of, shape_for_plan
+from finetune.model.planning import Setting, cures, differences, fastest, shape_for_plan
 from finetune.offline import as_configured
 
 FASTER = 1.03
 """A setting is recommended if it is at least so much faster."""
-_SPREAD = 1.5
-"""The fullest micro-batch has at most so many times the mean share of supervised tokens."""
 
 
 @as_configured
@@ -25,17 +23,10 @@ def plan(config: RunConfig) -> Setting:
     shape = shape_for_plan(config)
     card, num_here = (find_card(config.plan.gpu), 1) if config.plan.gpu else this_machine()
     tokens = plan_amounts.count_tokens(config, shape)
-    share = None if tokens is None else tokens.supervised_share
-    setting = setting_of(
-        config,
-        shape,
-        card,
-        num_devices=config.plan.num_gpus,
-        supervised_share=1.0 if share is None else min(1.0, _SPREAD * share),
-    )
+    setting = plan_amounts.setting_with(config, shape, card, num_devices=config.plan.num_gpus, tokens=tokens)
     found = [] if setting.fits else cures(setting)
     shown = found[0] if found else setting
-    course = plan_amounts.course_of(config, shown, tokens)
+    course = plan_amounts.course_of(config, tokens)
     for block in (
         [*plan_text.heading(config, setting, num_here), *_advice(config, setting, found)],
         plan_text.memory_table(setting),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import DataConfig, ExportFormat, RunConfig, ShapeConfig
+from finetune.model.cards import Card
+from finetune.model.choosing import setting_of
 from finetune.model.planning import Setting
 from finetune.model.sizes import num_adapter_parameters, sizes_of
 from finetune.run import RunFolder, read_json
@@ -19,6 +21,8 @@ from finetune.run import RunFolder, read_json
 SMALL_VOCABULARY = 16_000
 _SAMPLED_ROWS = 200
 _MEASUREMENTS = 10
+_SPREAD = 1.5
+"""The fullest micro-batch has at most so many times the mean share of supervised tokens."""
 _ROWS_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _LABELS = ("id", "group", "task", "source", "language")
 _ROLES = {"gpt": "assistant", "model": "assistant"}
@@ -151,11 +155,19 @@ def _is_answer(key: str, data: DataConfig) -> bool:
     return key.split(" ")[0] in _ANSWERS
 
 
-def course_of(config: RunConfig, setting: Setting, tokens: Tokens | None) -> Course | None:
+def setting_with(
+    config: RunConfig, shape: ShapeConfig, card: Card, *, num_devices: int, tokens: Tokens | None
+) -> Setting:
+    """Return how a run with these rows trains on a device: what `plan` prints and what a training does."""
+    share = None if tokens is None else tokens.supervised_share
+    share = 1.0 if share is None else min(1.0, _SPREAD * share)
+    return setting_of(config, shape, card, num_devices=num_devices, supervised_share=share)
+
+
+def course_of(config: RunConfig, tokens: Tokens | None) -> Course | None:
     """Return steps and tokens of the training; None where neither the rows nor training.max_steps say them."""
     training = config.training
-    micro = setting.work.micro_batch_tokens * setting.work.num_devices
-    per_step = micro * max(1, round(training.batch_tokens / micro))
+    per_step = training.batch_tokens
     if training.max_steps is not None:
         num_steps = training.max_steps
     elif tokens is not None:

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from finetune.config import QuantizationMethod, RunConfig
 from finetune.jobs.plan_amounts import Course, Disk, Tokens
 from finetune.log import duration
+from finetune.model.choosing import choice_line, is_chosen
 from finetune.model.memory import Workload, export_host_bytes, training_parts
 from finetune.model.planning import Setting, largest_micro_batch, longest_document, methods_of
 from finetune.model.sizes import num_adapter_parameters
 from finetune.model.speed import Speed
 
 BAR_CHARACTERS = 32
+_FREE = 0.95
+"""Where less of a device's memory is free now, the plan says so."""
 TIME_MARGIN = 0.4
 """Share by which the estimated time may be off either way; see `GPU_EFFICIENCY`."""
 
@@ -36,12 +39,16 @@ def heading(config: RunConfig, setting: Setting, num_here: int) -> Iterator[str]
     method = weights_name(work)
     yield f"{config.recipe}: {config.model.name} in {method}, {config.adapter.method.name} of rank {work.adapter.rank}"
     more = f"; one of {num_here}, plan.num_gpus={num_here} reckons with all" if num_here > work.num_devices else ""
-    yield f"on {several}{card.name}{sharded}, {gigabytes(card.memory_bytes)}, {card.dtype.name} ({card.reason}){more}"
+    is_taken = card.usable_bytes < _FREE * card.memory_bytes
+    memory = gigabytes(card.memory_bytes) + (f" ({gigabytes(card.usable_bytes)} free now)" if is_taken else "")
+    yield f"on {several}{card.name}{sharded}, {memory}, {card.dtype.name} ({card.reason}){more}"
     yield ""
+    if is_chosen(config.training):
+        yield choice_line(setting, config.training)
     moment, peak = max(setting.moments().items(), key=lambda item: item[1])
     if setting.fits:
-        free = 1 - peak / card.memory_bytes
-        yield f"It fits: {gigabytes(peak)} at the peak ({moment}), {free:.0%} of the memory stays free."
+        free, whole = 1 - peak / card.usable_bytes, "what is free now" if is_taken else "the memory"
+        yield f"It fits: {gigabytes(peak)} at the peak ({moment}), {free:.0%} of {whole} stays free."
     else:
         yield f"It does not fit: needs {gigabytes(peak)} ({moment}), has {gigabytes(setting.room)}."
     if config.model.needs_gpu and not card.is_cuda:

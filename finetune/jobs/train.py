@@ -9,6 +9,7 @@ from finetune.holding import let_go_of
 from finetune.jobs import steps
 from finetune.jobs.contents import contents_of
 from finetune.jobs.export_checks import check_base
+from finetune.jobs.memory_choice import choose_setting
 from finetune.jobs.processes import leave_training, on_main_process
 from finetune.log import duration, is_main_process, num_processes
 from finetune.offline import as_configured
@@ -79,6 +80,7 @@ def _train_new(
             folder, device=str(hardware.device), dtype=hardware.dtype_name, reason=hardware.reason, seed=config.seed
         ):
             logger.warning("resume: %s; the result may differ from an uninterrupted run's", change)
+    setting = on_main_process(lambda: choose_setting(config, hardware, base_dir, folder))
     model = add_adapter(base, config.adapter, seed=config.seed)
     result = train_adapter(
         model,
@@ -86,6 +88,7 @@ def _train_new(
         examples.train,
         examples.validation,
         training=config.training,
+        setting=setting,
         adapter=config.adapter,
         tracking=config.tracking,
         hardware=hardware,

@@ -7,14 +7,23 @@ import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.config import Dtype
 from finetune.errors import ConfigError, did_you_mean
+from finetune.model.free_memory import usable_bytes
 from finetune.model.hardware import cpu_multiplies_bfloat16, gpu_seems_present, host_memory_bytes
 
+if TYPE_CHECKING:
+    from finetune.model.hardware import Hardware
+
 _FILE = Path(__file__).with_name("gpus.yaml")
-_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
 CPU = "cpu"
+USUAL_CPU_FLOPS = 1e11
+"""Of a few cores, where only what is faster counts, not by how much."""
+OWN_CONTEXT = 0.4e9
+"""The least that this process's own CUDA context takes; it counts to the training (`memory.CUDA_CONTEXT`)."""
 GPU_EFFICIENCY, CPU_EFFICIENCY = 0.5, 0.5
 """Share of a device's rate that transformers and PEFT reach. Published: 0.37 to 0.41 on an A100 (LLaMA-Factory), 0.57
 on a 4090 and 0.68 on a 3090 (answer.ai), all Llama 2 7B with 2,048 to 4,096 tokens at once."""
@@ -35,6 +44,13 @@ class Card:
     dtype: Dtype
     reason: str
     """Why this type."""
+    free_bytes: float | None = None
+    """What a training on it could have now, where this machine's device was asked."""
+
+    @property
+    def usable_bytes(self) -> float:
+        """What a training may take: all memory, or what other programs leave of it."""
+        return self.memory_bytes if self.free_bytes is None else self.free_bytes
 
     @property
     def is_cuda(self) -> bool:
@@ -89,23 +105,41 @@ def this_machine() -> tuple[Card, int]:
     if gpu_seems_present():
         found = _listed_gpus()
         if found:
-            name, mebibytes = found[0]
-            return _seen_card(name, mebibytes), len(found)
+            name, mebibytes, free = found[0]
+            return replace(_seen_card(name, mebibytes), free_bytes=free * 2**20), len(found)
     return this_cpu(), 1
 
 
-def _listed_gpus() -> list[tuple[str, int]]:
+def card_of(hardware: "Hardware") -> Card:
+    """Return the device of this process with the memory that a training can have on it now.
+
+    Processes on one processor share its memory; memory that this process holds already counts as free.
+    """
+    dtype = Dtype[hardware.dtype_name]
+    if not hardware.is_cuda:
+        card = this_cpu(is_measured=False)
+        free = card.usable_bytes / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return replace(card, free_bytes=free, dtype=dtype, reason=hardware.reason)
+    import torch
+
+    free, total = torch.cuda.mem_get_info(hardware.device)
+    free += torch.cuda.memory_reserved(hardware.device) + OWN_CONTEXT
+    card = _seen_card(torch.cuda.get_device_name(hardware.device), total / 2**20)
+    return replace(card, free_bytes=min(free, total), dtype=dtype, reason=hardware.reason)
+
+
+def _listed_gpus() -> list[tuple[str, int, int]]:
     if shutil.which(_QUERY[0]) is None:
         return []
     try:
         done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=10, check=True)
-        rows = [line.rpartition(",") for line in done.stdout.splitlines() if line.strip()]
-        return [(name.strip(), int(size)) for name, _, size in rows]
+        rows = [line.rsplit(",", 2) for line in done.stdout.splitlines() if line.strip()]
+        return [(name.strip(), int(size), int(free)) for name, size, free in rows]
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
 
 
-def _seen_card(name: str, mebibytes: int) -> Card:
+def _seen_card(name: str, mebibytes: float) -> Card:
     """Return the known card of that name and nearly that memory; of an unknown one, its memory alone is known."""
     same = [card for card in known_cards().values() if card.name == name or name.startswith(f"{card.name} ")]
     if same:
@@ -122,16 +156,17 @@ def _seen_card(name: str, mebibytes: int) -> Card:
     )
 
 
-def this_cpu() -> Card:
-    """Return this machine's processor: its memory, and its rate as one small matrix product shows it."""
+def this_cpu(*, is_measured: bool = True) -> Card:
+    """Return this machine's processor: its memory, and its rate as a small matrix product shows it, or a usual one."""
     has_bfloat16 = cpu_multiplies_bfloat16()
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Card(
         key=CPU,
         name=f"this machine's processor ({num_cores} core{'s' if num_cores > 1 else ''})",
         memory_bytes=host_memory_bytes(),
+        free_bytes=usable_bytes(),
         bytes_per_second=0,
-        flops_per_second=_measured_flops(),
+        flops_per_second=_measured_flops() if is_measured else USUAL_CPU_FLOPS,
         dtype=Dtype.bfloat16 if has_bfloat16 else Dtype.float32,
         reason="multiplies bfloat16 natively" if has_bfloat16 else "no native bfloat16",
     )

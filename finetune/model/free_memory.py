@@ -62,12 +62,12 @@ class FreeMemory:
             folders += [folder for folder in (inside, *inside.parents) if folder.is_relative_to(top)]
         return folders
 
-    def look(self) -> Room | None:
-        """Return the tightest room, swap included; None where this system does not tell."""
+    def look(self, *, with_swap: bool = True) -> Room | None:
+        """Return the tightest room, swap of the machine included or not; None where this system does not tell."""
         if self._machine is None:
-            return _from_psutil() if self.root == Path("/") and sys.platform == "darwin" else None
+            return _from_psutil(with_swap) if self.root == Path("/") and sys.platform == "darwin" else None
         values = _numbers(self._machine)
-        swap = values.get(b"SwapFree:", 0) * 1024
+        swap = values.get(b"SwapFree:", 0) * 1024 if with_swap else 0
         machine = Room(values[b"MemAvailable:"] * 1024 + swap, values[b"MemTotal:"] * 1024, "this machine's memory")
         return min([machine, *(_room(group) for group in self._groups)], key=lambda room: room.free_bytes)
 
@@ -81,6 +81,23 @@ class FreeMemory:
 def reserve_bytes(room: Room) -> int:
     """Return the room below which a run ends while it still can save: 2 % of all, 128 MiB at least, 1 GiB at most."""
     return min(max(room.total_bytes // 50, 128 * _MEBIBYTE), 1024 * _MEBIBYTE)
+
+
+def usable_bytes() -> int | None:
+    """Return the main memory that this process can have without swap and without the run being ended by the watch.
+
+    What it holds already counts; pages of mapped files do not, since the system takes them back. None where this
+    system does not tell.
+    """
+    import psutil
+
+    memory = FreeMemory()
+    room = memory.look(with_swap=False)
+    memory.close()
+    if room is None:
+        return None
+    own = psutil.Process().memory_info()
+    return max(room.free_bytes - reserve_bytes(room), 0) + own.rss - getattr(own, "shared", 0)
 
 
 def _opened(path: Path) -> int | None:
@@ -116,8 +133,9 @@ def _room(group: _Group) -> Room:
     return Room(group.limit_bytes - used, group.limit_bytes, "this container's limit")
 
 
-def _from_psutil() -> Room:
+def _from_psutil(with_swap: bool) -> Room:
     import psutil
 
     memory = psutil.virtual_memory()
-    return Room(memory.available + psutil.swap_memory().free, memory.total, "this machine's memory")
+    swap = psutil.swap_memory().free if with_swap else 0
+    return Room(memory.available + swap, memory.total, "this machine's memory")

@@ -46,7 +46,7 @@ class Workload:
     quantization: QuantizationConfig
     micro_batch_tokens: int
     recomputed_layers: int
-    """Layers whose activations are computed again in the backward pass."""
+    """Layers whose activations are computed again in the backward pass, counted from the first one."""
     supervised_share: float = 1.0
     """Share of the tokens of a micro-batch that carry loss, at most."""
     number_bytes: int = 2
@@ -87,7 +87,8 @@ class Parts:
 def training_parts(work: Workload) -> Parts:
     """Return what a training step takes at its peak.
 
-    With recomputation, a layer's own activations count to `working`, since one layer at a time has them.
+    Where all layers are recomputed, a layer's own activations count to `working`, since one layer at a time has them.
+    Where only the first ones are, the others have given theirs back before the first is computed again.
     """
     shape, tokens = work.shape, work.micro_batch_tokens
     sizes, trainable = sizes_of(shape), num_adapter_parameters(shape, work.adapter)
@@ -96,7 +97,7 @@ def training_parts(work: Workload) -> Parts:
     recomputed = min(work.recomputed_layers, shape.num_layers)
     inputs = work.number_bytes * shape.hidden_size * tokens * (min(2, recomputed) if work.offloads else recomputed)
     last = 2 * work.number_bytes * shape.hidden_size * tokens  # the last hidden state and its gradient
-    layer = (kept if recomputed else 0) + backward_bytes(work) * tokens + dequantized_bytes(work)
+    layer = (kept if recomputed == shape.num_layers else 0) + backward_bytes(work) * tokens + dequantized_bytes(work)
     return Parts(
         weights=weight_bytes(work, sizes) / share,
         adapter=work.state_bytes * trainable / share + _casts(work, trainable),

@@ -8,22 +8,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.config import (
+    AUTO,
     AdapterMethod,
     EvaluationConfig,
     PlanConfig,
     QuantizationMethod,
     RunConfig,
     ShapeConfig,
-    TrainingConfig,
 )
 from finetune.errors import ConfigError
-from finetune.model.cards import Card
+from finetune.model.cards import Card, known_cards
 from finetune.model.memory import Workload, evaluation_bytes, training_parts
 from finetune.model.speed import Speed, training_speed
 
 LEAST_LENGTH, LEAST_RANK = 512, 4
 """Shorter documents and lower ranks are not proposed."""
 _LONGEST = 1 << 20
+CPU_SHARE = 0.8
+"""Share of a CPU's free memory that may be used: other programs want some of it, and glibc's heap is less exact."""
+CPU_MICRO_BATCH = 2048
+"""Larger micro-batches are no faster on a CPU: it has no kernels to launch, and large results are mapped afresh."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +53,9 @@ class Setting:
 
     @property
     def room(self) -> float:
-        """Bytes that may be used: all but the margin."""
-        return self.card.memory_bytes * (1 - self.plan.margin)
+        """Bytes that may be used: all but the margin of what the device has free."""
+        share = 1 - self.plan.margin
+        return self.card.usable_bytes * (share if self.card.is_cuda else min(share, CPU_SHARE))
 
     @property
     def fits(self) -> bool:
@@ -59,6 +64,15 @@ class Setting:
     @property
     def recomputes(self) -> bool:
         return self.work.recomputed_layers > 0
+
+    @property
+    def recomputes_all(self) -> bool:
+        return self.work.recomputed_layers >= self.work.shape.num_layers
+
+    @property
+    def checkpointing(self) -> bool | str:
+        """The value of training.gradient_checkpointing that gives this."""
+        return AUTO if self.recomputes and not self.recomputes_all else self.recomputes
 
     def speed(self) -> Speed | None:
         return training_speed(
@@ -72,6 +86,7 @@ class Setting:
         rank: int | None = None,
         length: int | None = None,
         recompute: bool | None = None,
+        layers: int | None = None,
         micro: int | None = None,
     ) -> "Setting":
         """Return this setting with some values changed; a micro-batch holds at least one whole document."""
@@ -81,36 +96,11 @@ class Setting:
         if rank is not None:
             work = replace(work, adapter=replace(work.adapter, rank=rank))
         if recompute is not None:
-            work = replace(work, recomputed_layers=work.shape.num_layers if recompute else 0)
+            layers = work.shape.num_layers if recompute else 0
+        if layers is not None:
+            work = replace(work, recomputed_layers=layers)
         work = replace(work, micro_batch_tokens=max(micro or work.micro_batch_tokens, length))
         return replace(self, work=work, document_tokens=length)
-
-
-def setting_of(
-    config: RunConfig, shape: ShapeConfig, card: Card, *, num_devices: int, supervised_share: float
-) -> Setting:
-    """Return the setting that a run with this configuration has on this device."""
-    training = config.training
-    wishes = training.gradient_checkpointing
-    work = Workload(
-        shape=shape,
-        adapter=config.adapter,
-        quantization=config.quantization,
-        micro_batch_tokens=_capacity(training),
-        recomputed_layers=shape.num_layers if (card.is_cuda if wishes is None else wishes) else 0,
-        supervised_share=supervised_share,
-        number_bytes=card.number_bytes,
-        is_cuda=card.is_cuda,
-        num_devices=num_devices,
-        sharding=config.plan.sharding,
-    )
-    return Setting(
-        work=work, document_tokens=training.max_length, card=card, evaluation=config.evaluation, plan=config.plan
-    )
-
-
-def _capacity(training: TrainingConfig) -> int:
-    return max(training.micro_batch_tokens, training.max_length)
 
 
 def methods_of(setting: Setting) -> list[QuantizationMethod]:
@@ -121,9 +111,10 @@ def methods_of(setting: Setting) -> list[QuantizationMethod]:
 
 def micro_batches(setting: Setting, batch_tokens: int) -> list[int]:
     """Return the micro-batches that divide a step evenly, largest first; each holds a whole document."""
-    per_device = batch_tokens // setting.work.num_devices
+    per_device, least = batch_tokens // setting.work.num_devices, setting.document_tokens
     shares = [per_device // parts for parts in range(1, 65) if per_device % parts == 0]
-    return [share for share in shares if share >= setting.document_tokens] or [setting.document_tokens]
+    shares = [share for share in shares if share >= least] or [least]
+    return shares if setting.card.is_cuda else [share for share in shares if share <= CPU_MICRO_BATCH] or shares[-1:]
 
 
 def largest_micro_batch(setting: Setting, batch_tokens: int) -> Setting | None:
@@ -144,20 +135,32 @@ def longest_document(setting: Setting, context_length: int) -> int:
     return low if low == context_length else low // 64 * 64
 
 
-def fastest(setting: Setting, batch_tokens: int) -> Setting | None:
-    """Return the fastest setting that fits with the same model, method, lengths and tokens per step."""
-    tried = (
-        setting.changed(recompute=recompute, micro=micro)
-        for recompute in (False, True)
-        for micro in micro_batches(setting, batch_tokens)
-    )
-    fitting = [found for found in tried if found.fits]
-    return max(fitting, key=lambda found: (_pace(found), -found.peak), default=None)
+def fastest(
+    setting: Setting, batch_tokens: int, *, micros: Sequence[int] = (), layers: Sequence[int] = ()
+) -> Setting | None:
+    """Return the fastest setting that fits with the same model, method, lengths and tokens per step.
+
+    Of each micro-batch (all that divide a step, or those given) the one with the fewest recomputed layers (any number,
+    or one of those given in ascending order) stands for election; of equally fast ones the largest micro-batch wins.
+    """
+    layers = layers or range(setting.work.shape.num_layers + 1)
+    micros = micros or micro_batches(setting, batch_tokens)
+    tried = (_least_recomputed(setting.changed(micro=micro), layers) for micro in micros)
+    fitting = [found for found in tried if found is not None]
+    return max(fitting, key=lambda found: (_pace(found), found.work.micro_batch_tokens), default=None)
+
+
+def _least_recomputed(setting: Setting, layers: Sequence[int]) -> Setting | None:
+    """Return the setting with as few recomputed layers as it fits with."""
+    tried = (setting.changed(layers=number) for number in layers)
+    return next((found for found in tried if found.fits), None)
 
 
 def _pace(setting: Setting) -> float:
-    speed = setting.speed()
-    return speed.tokens_per_second if speed is not None else setting.work.micro_batch_tokens
+    """Return tokens per second, to six digits; those of a known card where this one's figures are not known."""
+    speed = setting.speed() or replace(setting, card=known_cards()["a100_80"]).speed()
+    assert speed is not None
+    return float(f"{speed.tokens_per_second:.6g}")
 
 
 def cures(setting: Setting) -> list[Setting]:
@@ -222,7 +225,7 @@ def differences(before: Setting, after: Setting) -> list[str]:
         "adapter.rank": (old.adapter.rank, new.adapter.rank),
         "training.max_length": (before.document_tokens, after.document_tokens),
         "training.micro_batch_tokens": (old.micro_batch_tokens, new.micro_batch_tokens),
-        "training.gradient_checkpointing": (before.recomputes, after.recomputes),
+        "training.gradient_checkpointing": (before.checkpointing, after.checkpointing),
     }
     return [f"{key}={str(value).lower()}" for key, (was, value) in words.items() if was != value]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from finetune.config import MISSING, RecommendedConfig, ShapeConfig
+from finetune.config import AUTO, MISSING, RecommendedConfig, ShapeConfig
 from finetune.errors import ModelError
 from finetune.headers import HeaderProblem
 from finetune.headers.safetensors import check_safetensors_folder
@@ -270,7 +270,7 @@ def recommend(shape: ShapeConfig, context_length: int) -> RecommendedConfig:
     return RecommendedConfig(
         learning_rate=float(f"{rate:.1e}"),
         max_length=min(512 if small else 2048, context_length),
-        micro_batch_tokens=1024 if small else 2048,
+        micro_batch_tokens=1024 if small else AUTO,
         batch_tokens=2048 if small else 16_384,
     )
 

@@ -43,6 +43,6 @@ def training_speed(work: Workload, card: Card, *, document_tokens: int, efficien
     share = efficiency or (GPU_EFFICIENCY if card.is_cuda else CPU_EFFICIENCY)
     seconds = work.micro_batch_tokens * training_flops(work, document_tokens) / (card.flops_per_second * share)
     if work.quantization.method is not QuantizationMethod.none and card.bytes_per_second:
-        passes = 3 if work.recomputed_layers else 2
+        passes = 2 + min(work.recomputed_layers, work.shape.num_layers) / work.shape.num_layers
         seconds += passes * sizes_of(work.shape).linear * (work.number_bytes + 0.52) / card.bytes_per_second
     return Speed(work.num_devices * work.micro_batch_tokens / seconds, share)

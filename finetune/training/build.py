@@ -26,6 +26,8 @@ from finetune.model.adapter import (
 )
 from finetune.model.hardware import Hardware, peak_memory_bytes
 from finetune.model.packed_attention import packed, supports_packing
+from finetune.model.planning import Setting
+from finetune.model.recompute import recompute_first
 from finetune.placing import placed
 from finetune.records import Example, TrainResult
 from finetune.run import RunFolder
@@ -35,6 +37,7 @@ from finetune.training.saving import WRITE_ERRORS, check_room_for_run, reason_of
 from finetune.training.steps import SHARE, Steps, plan_steps
 from finetune.training.tracking import tracking_callbacks
 from finetune.training.trainer import AdapterTrainer
+from finetune.training.worst_step import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +62,17 @@ class Arithmetic:
 
     @classmethod
     def of(
-        cls, steps: Steps, validation: Sequence[Example], training: TrainingConfig, *, num_processes: int
+        cls,
+        steps: Steps,
+        validation: Sequence[Example],
+        training: TrainingConfig,
+        *,
+        micro_batch_tokens: int,
+        num_processes: int,
     ) -> "Arithmetic":
-        """Derive the course of a run from its steps and its validation rows."""
+        """Derive the course of a run from its steps and its validation rows; no micro-batch is shorter than a row."""
         lengths = lengths_of(validation)
-        micro_batch_tokens = max(training.micro_batch_tokens, steps.longest(), *lengths)
+        micro_batch_tokens = max(micro_batch_tokens, steps.longest(), *lengths)
         per_epoch = max(1, math.ceil(len(steps) / num_processes))
         num_steps = training.max_steps or max(1, math.ceil(training.num_epochs * per_epoch))
         tokens_per_step = steps.num_tokens() / per_epoch
@@ -88,6 +97,7 @@ def train_adapter(
     validation: Sequence[Example],
     *,
     training: TrainingConfig,
+    setting: Setting,
     adapter: AdapterConfig,
     tracking: TrackingConfig,
     hardware: Hardware,
@@ -96,6 +106,8 @@ def train_adapter(
     resume: bool,
 ) -> TrainResult | None:
     """Train the adapter of a PeftModel and write the best one to the run folder; `model` then holds it.
+
+    `setting` says what `auto` has chosen: tokens of a micro-batch, and how many layers are recomputed.
 
     Every process of a distributed run calls this; all but the main one get None.
 
@@ -117,13 +129,22 @@ def train_adapter(
         seed=seed,
     )
     measured = _first(validation, training.max_validation_tokens)
-    arithmetic = Arithmetic.of(steps, measured, training, num_processes=arguments_of.world_size)
+    asked = training.micro_batch_tokens
+    arithmetic = Arithmetic.of(
+        steps,
+        measured,
+        training,
+        micro_batch_tokens=setting.work.micro_batch_tokens if isinstance(asked, str) else asked,
+        num_processes=arguments_of.world_size,
+    )
     _apply(arguments_of, arithmetic)
     _announce(model, train, arithmetic, arguments_of.world_size, is_packed)
 
     if is_main_process():
         check_room_for_run(folder.checkpoints, model, training.keep_checkpoints)
 
+    forecast = Forecast.now(setting, hardware.device, folder)
+    recompute_first(model.get_base_model(), setting.work.recomputed_layers)
     initial = adapter_state(model)
     flow = Flow(training, eval_steps=arithmetic.eval_steps, save_steps=arithmetic.save_steps)
     metrics = MetricsFile(folder.metrics, hardware.device, training.on_save_error)
@@ -131,6 +152,7 @@ def train_adapter(
         rows=steps,
         validation=measured,
         micro_batch_tokens=arithmetic.micro_batch_tokens,
+        forecast=forecast,
         initial=initial,
         adapter=adapter,
         training=training,
@@ -153,6 +175,7 @@ def train_adapter(
         trainer.args.eval_on_start = False
     with deferred(), packed(model.get_base_model()) if is_packed else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    forecast.compare("at the peak of the training")
     trainer.raise_if_short_of_memory()
     trainer.load_best()
     _unwrap(trainer, model)
@@ -182,7 +205,6 @@ def _first(examples: Sequence[Example], max_tokens: int) -> list[Example]:
 
 
 def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, seed: int) -> SFTConfig:
-    checkpointing = training.gradient_checkpointing
     return SFTConfig(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=1,
@@ -195,7 +217,7 @@ def _arguments(training: TrainingConfig, hardware: Hardware, folder: RunFolder, 
         bf16=hardware.dtype == torch.bfloat16,
         fp16=hardware.is_cuda and hardware.dtype == torch.float16,
         use_cpu=not hardware.is_cuda,
-        gradient_checkpointing=hardware.is_cuda if checkpointing is None else checkpointing,
+        gradient_checkpointing=False,  # `recompute_first` switches it on, layer by layer
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
@@ -280,7 +302,7 @@ def _unwrap(trainer: AdapterTrainer, model: Any) -> None:
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     for module in (model, model.get_base_model()):
         module.__dict__.pop("forward", None)
-    model.get_base_model().gradient_checkpointing_disable()
+    recompute_first(model.get_base_model(), 0)
     model.eval()
 
 

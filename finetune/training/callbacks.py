@@ -37,6 +37,7 @@ class Flow(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer is not None:
             self.trainer.go_on_counting()
+            self.trainer.try_worst_step()
         if state.global_step and self._is_patience_over(state):
             control.should_training_stop = True  # stopped early, but the run was ended before its adapter was written
 

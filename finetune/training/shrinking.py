@@ -46,7 +46,7 @@ def halved(tokens: int, longest: int, doing: str, training: TrainingConfig, adap
     if tokens > longest:
         return max(tokens // 2, longest)
     cures = [f"lower training.max_length (now {training.max_length})"]
-    if training.gradient_checkpointing is not True:
+    if training.gradient_checkpointing is False:  # `auto` recomputes all layers by now
         cures.append("set training.gradient_checkpointing=true")
     cures.append("hold the base in 4 bits (quantization=nf4)")
     cures.append(f"lower adapter.rank (now {adapter.rank})")

@@ -16,7 +16,8 @@ from accelerate.utils import gather_object
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune import interruption
-from finetune.config import AdapterConfig, OnLossSpike, OnSaveError, TrainingConfig
+from finetune.config import AUTO, AdapterConfig, OnLossSpike, OnSaveError, TrainingConfig
+from finetune.data.examples import supervised_of
 from finetune.errors import ResourceError, SaveError, TrainingError
 from finetune.log import is_main_process
 from finetune.model.adapter import restore_adapter_state, save_adapter
@@ -30,6 +31,7 @@ from finetune.training.course import COURSE, Course, SpikeOfStep, StepSoFar, lis
 from finetune.training.loss_watch import Spike
 from finetune.training.shrinking import Generators, StartAgain, halved
 from finetune.training.steps import SHARE, Share, Steps
+from finetune.training.worst_step import Forecast, MicroBatch, optimizer_state, worst_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class AdapterTrainer(SFTTrainer):
         rows: Steps,
         validation: Sequence[Example],
         micro_batch_tokens: int,
+        forecast: Forecast,
         initial: dict[str, torch.Tensor],
         adapter: AdapterConfig,
         training: TrainingConfig,
@@ -57,6 +60,7 @@ class AdapterTrainer(SFTTrainer):
         self.rows = rows
         self.validation_examples = validation
         self.asked_tokens = micro_batch_tokens
+        self.forecast = forecast
         self.initial = initial
         """The untrained adapter."""
         self.adapter_config = adapter
@@ -148,10 +152,69 @@ class AdapterTrainer(SFTTrainer):
         while not self._accumulate(model, inputs[SHARE], *arguments, **named):
             self.step, self.pending_tokens = StepSoFar(), tokens
             model.zero_grad(set_to_none=True)
-            self._shrink(f"in step {self.state.global_step + 1}")
+            self._take_less(f"in step {self.state.global_step + 1}")
             before.restore()
         self._average_gradients()
         return torch.stack(self.step.losses).sum()
+
+    def try_worst_step(self) -> None:
+        """Do the worst micro-batches once before the first step, with gradients and optimizer state in place.
+
+        Weights, random generators, counts and the order of the rows are as before; where memory is too small, the
+        micro-batches are halved. Every process must call it.
+        """
+        worst = worst_of(self.rows, self.micro_batch_tokens, self.forecast.setting)
+        self.forecast.predict(worst)
+        is_over = self.state.global_step >= self.state.max_steps
+        if is_over or self.is_fsdp_enabled or not self.forecast.is_worth_a_try():
+            return
+        before, tokens = Generators.capture(), self.pending_tokens
+        while not self._everywhere(self._fits(worst)):
+            self._take_less("in a trial of the worst step")
+            worst = worst_of(self.rows, self.micro_batch_tokens, self.forecast.setting)
+            self.forecast.predict(worst)
+        before.restore()
+        self.pending_tokens = tokens
+        self.forecast.compare("in a trial of the worst step")
+
+    def _fits(self, worst: MicroBatch) -> bool:
+        """Whether this process has memory for a micro-batch of training and for the validation's largest one."""
+        model: Any = self.model_wrapped
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        held: list[torch.Tensor] = []
+        try:
+            held += [] if self.optimizer.state else optimizer_state(weights)
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+            share = Share([worst.numbers], {number: self.rows.examples[number] for number in worst.numbers})
+            inputs = self._prepare_inputs(self.rows.collate(worst.numbers, share))
+            model.train()
+            with self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, inputs, num_items_in_batch=torch.tensor(max(worst.supervised, 1)))
+                self.accelerator.backward(loss)
+            del loss, inputs
+            return not len(self.validation) or self._largest_measurement_fits(model)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            held.clear()
+            model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _largest_measurement_fits(self, model: Any) -> bool:
+        supervised = supervised_of(self.validation.examples)
+        largest = max(
+            range(len(self.validation)),
+            key=lambda group: sum(supervised[number] for number in self.validation.groups[group]),
+        )
+        model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+        model.eval()
+        fits = not self._measure_group(model, largest)[2]
+        model.train()
+        return fits
 
     def _accumulate(self, model: Any, share: Share, *arguments: Any, **named: Any) -> bool:
         """Whether all micro-batches of a step fit into the memory of all processes."""
@@ -184,6 +247,22 @@ class AdapterTrainer(SFTTrainer):
         mean: Any = self.accelerator.reduce(flat, reduction="mean")
         for weight, part in zip(weights, mean.split([weight.numel() for weight in weights]), strict=True):
             weight.grad.copy_(part.view_as(weight))
+
+    def _take_less(self, doing: str) -> None:
+        """Recompute all layers from here on, where that is left to the run, or else halve the micro-batches.
+
+        Recomputation changes no number, so that no step is done anew for it.
+
+        Raises:
+            StartAgain, ResourceError: see `_shrink`.
+        """
+        setting = self.forecast.setting
+        if self.training_config.gradient_checkpointing != AUTO or setting.recomputes_all:
+            self._shrink(doing)
+            return
+        logger.warning("out of memory %s: every layer is recomputed from here on, with the same numbers", doing)
+        self.forecast.recompute_all(self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=True))
+        release_memory()
 
     def _shrink(self, doing: str) -> None:
         """Halve the micro-batches from here on; the same on every process.

@@ -21,6 +21,7 @@ QUICK = (
     "training.logging_steps=4",
     "training.micro_batch_tokens=512",
     "training.batch_tokens=1024",
+    "training.gradient_checkpointing=false",
     "training.learning_rate=0.01",
     "evaluation.max_items=12",
     "export.verification_items=4",

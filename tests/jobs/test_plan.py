@@ -29,6 +29,7 @@ from finetune.errors import ConfigError
 from finetune.jobs import plan_amounts
 from finetune.jobs.plan import plan
 from finetune.model.cards import find_card, known_cards, this_cpu, this_machine
+from finetune.model.choosing import setting_of
 from finetune.model.planning import (
     Setting,
     cures,
@@ -37,7 +38,6 @@ from finetune.model.planning import (
     largest_micro_batch,
     longest_document,
     micro_batches,
-    setting_of,
 )
 from finetune.model.shape import recommend
 from finetune.model.speed import training_flops, training_speed
@@ -67,8 +67,9 @@ def setting(
     shape = config.model.shape
     assert shape is not None
     method = QuantizationMethod.nf4 if quantized else QuantizationMethod.none
+    options = {"micro_batch_tokens": 4096, "gradient_checkpointing": True} | training
     config = replace(
-        config, training=replace(config.training, **training), quantization=QuantizationConfig(method=method)
+        config, training=replace(config.training, **options), quantization=QuantizationConfig(method=method)
     )
     return setting_of(config, shape, find_card(card), num_devices=num_devices, supervised_share=share)
 
@@ -98,14 +99,15 @@ def test_an_unknown_card_names_the_nearest() -> None:
 def test_a_gpu_of_this_machine_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(
-        "#!/bin/sh\necho 'NVIDIA GeForce RTX 4060 Ti, 16380'\necho 'NVIDIA GeForce RTX 4060 Ti, 16380'\n"
+        "#!/bin/sh\necho 'NVIDIA GeForce RTX 4060 Ti, 16380, 15900'\necho 'NVIDIA GeForce RTX 4060 Ti, 16380, 9'\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("finetune.model.cards.gpu_seems_present", lambda: True)
     card, number = this_machine()
     assert (card.key, number, card.memory_bytes) == ("rtx4060ti_16gb", 2, 16380 * 2**20)
-    program.write_text("#!/bin/sh\necho 'NVIDIA Unheard-of 9, 40000'\n")
+    assert card.usable_bytes == 15900 * 2**20
+    program.write_text("#!/bin/sh\necho 'NVIDIA Unheard-of 9, 40000, 40000'\n")
     card, number = this_machine()
     assert (card.name, number, card.flops_per_second) == ("NVIDIA Unheard-of 9", 1, 0)
     program.write_text("#!/bin/sh\nexit 9\n")
@@ -280,6 +282,7 @@ def test_a_named_card_is_answered_at_once_and_without_torch() -> None:
 
 
 def test_recommended_sizes_of_a_small_model_fit_the_smallest_card() -> None:
-    here = setting("rtx4060", model="embedded")
-    assert recommend(here.work.shape, 2048).micro_batch_tokens == here.work.micro_batch_tokens
+    shape = config_of("embedded").model.shape
+    assert shape is not None
+    here = setting("rtx4060", model="embedded", micro_batch_tokens=recommend(shape, 2048).micro_batch_tokens)
     assert here.fits

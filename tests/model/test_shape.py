@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune.config import MISSING, ShapeConfig
+from finetune.config import AUTO, MISSING, ShapeConfig
 from finetune.errors import ModelError
 from finetune.model.shape import (
     check_shape,
@@ -199,7 +199,7 @@ def test_recommendations_follow_the_width() -> None:
     assert list(rates.values()) == sorted(rates.values(), reverse=True)
     small, large = recommend(expected(hidden_size=1024), 4096), recommend(expected(hidden_size=2048), 131_072)
     assert (small.max_length, small.micro_batch_tokens, small.batch_tokens) == (512, 1024, 2048)
-    assert (large.max_length, large.micro_batch_tokens, large.batch_tokens) == (2048, 2048, 16_384)
+    assert (large.max_length, large.micro_batch_tokens, large.batch_tokens) == (2048, AUTO, 16_384)
     assert recommend(expected(), 256).max_length == 256
 
 
