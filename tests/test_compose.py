@@ -214,7 +214,8 @@ def test_a_local_model_is_described_by_its_own_config(tiny_model_dir: Path) -> N
 
 
 def test_every_option_has_a_docstring() -> None:
-    source = (Path(__file__).parent.parent / "finetune" / "config.py").read_text(encoding="utf-8").splitlines()
+    folder = Path(__file__).parent.parent / "finetune" / "config"
+    source = [line for path in folder.glob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
     for key in schema_types():
         name = key.rpartition(".")[2]
         places = [number for number, line in enumerate(source) if line.startswith(f"    {name}: ")]
@@ -237,9 +238,10 @@ def test_every_option_has_a_docstring() -> None:
 
 def test_every_option_is_read_somewhere() -> None:
     package = Path(__file__).parent.parent / "finetune"
-    files = [path for path in package.rglob("*.py") if path.name != "config.py"]
+    schema_files = [path for path in (package / "config").glob("*.py") if path.name != "run.py"]
+    files = [path for path in package.rglob("*.py") if path.parent.name != "config"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    schema = (package / "config.py").read_text(encoding="utf-8").split("class RunConfig")[0]
+    schema = "\n".join(path.read_text(encoding="utf-8") for path in schema_files)
     unread = [
         key
         for key in schema_types()
