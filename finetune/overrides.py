@@ -151,7 +151,7 @@ def _check_value(key: str, value: str, kind: Any) -> tuple[str, str]:
     inner = _without_none(kind)
     if value == "null" and type(None) in get_args(kind):
         return value, ""
-    if str in get_args(kind) and inner is not str:  # a number or a word
+    if get_origin(kind) in (Union, UnionType) and str in get_args(kind) and inner is not str:  # a number or a word
         bare = _unquoted(value)
         problem = "" if bare == AUTO or "${" in bare else _scalar_problem(key, bare, inner)
         return bare, f"{problem.replace(' or ', ', ')} or {AUTO}" if problem else ""

@@ -141,7 +141,7 @@ ELSEWHERE = {
     "writing the configuration": "finetune.run:os.fsync",
     "loading": "finetune.model.load:load_base",
     "writing the adapter": "finetune.training.build:save_adapter",
-    "evaluating": "finetune.evaluation.evaluate:scorers.score_examples",
+    "evaluating": "finetune.evaluation.passes:scorers.score_examples",
     "choosing the merge base": "finetune.evaluation.verify:greedy_tokens",
     "exporting": "finetune.export.safetensors:_rounded_bytes",
     "verifying": "finetune.evaluation.verify:logits_of",
