@@ -183,7 +183,7 @@ def format_p(p_value: float) -> str:
 def _estimate_text(estimate: Estimate, places: int) -> str:
     if estimate.low == estimate.high:  # one item alone
         return f"{estimate.value:.{places}f} [no interval]"
-    return f"{estimate.value:.{places}f} [{estimate.low:.{places}f}, {estimate.high:.{places}f}]"
+    return f"{estimate.value:z.{places}f} [{estimate.low:z.{places}f}, {estimate.high:z.{places}f}]"
 
 
 def _cells(name: str, metric: MetricResult) -> list[str]:
@@ -198,8 +198,8 @@ def _cells(name: str, metric: MetricResult) -> list[str]:
     ]
     cells = [name, path, "  ".join(others), "", "", f"(n={n})"]
     if comparison is not None:
-        ends = f"[{comparison.low:.{places}f}, {comparison.high:.{places}f}]"
-        cells[3] = f"{comparison.difference:+.{places}f} {ends}"
+        ends = f"[{comparison.low:z.{places}f}, {comparison.high:z.{places}f}]"
+        cells[3] = f"{comparison.difference:+z.{places}f} {ends}"
         cells[4] = format_p(comparison.p_value)
         needed = comparison.items_needed
         hint = f", about {needed:,} would tell" if needed else ""

@@ -12,7 +12,7 @@ from finetune.data.tokenize import fit, tokenize_conversation
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.evaluation import evaluate as evaluation
 from finetune.evaluation import fitting, scorers, selection, summary
-from finetune.records import Conversation, ItemScore, Message
+from finetune.records import Comparison, Conversation, Estimate, EvaluationResult, ItemScore, Message, MetricResult
 
 LAWS = ("New York", "Delaware", "Texas")
 
@@ -361,6 +361,14 @@ def test_terminal_lines_are_aligned_and_say_what_is_missing(config):
     assert first.endswith("p<0.001  better (n=40)")
     assert "not enough data (n=40, about " in second
     assert first.index("→") == second.index("→")
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    nothing = Estimate(value=-0.001, low=-0.004, high=0.004, n=9)
+    change = Comparison(difference=-0.001, low=-0.004, high=0.004, p_value=1.0, verdict="equivalent")
+    metric = MetricResult(estimates={"base": nothing, "tuned": nothing}, comparison=change)
+    (line,) = summary.result_lines(EvaluationResult(main_metric="exact_match", metrics={"exact_match": metric}))
+    assert "-0.00" not in line and "+0.00 [0.00, 0.00]" in line
 
 
 def test_a_damaged_item_table_names_the_line(tmp_path):
