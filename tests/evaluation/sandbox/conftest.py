@@ -21,10 +21,22 @@ BWRAP = shutil.which("bwrap") if sys.platform.startswith("linux") and os.geteuid
 
 
 def _makes_namespaces() -> bool:
-    """Whether another program can, so that a broken sandbox is no reason to skip."""
+    """Whether other programs can do what the sandbox does, so that a broken sandbox is no reason to skip."""
     unshare = shutil.which("unshare")
-    options = ("--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "true")
-    return unshare is not None and subprocess.run([unshare, *options], capture_output=True).returncode == 0
+    options = ["--mount", "--net", "--pid", "--ipc", "--uts", "--cgroup", "--fork"]
+    options += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    steps = (
+        "mount -t tmpfs none /tmp",
+        "mkdir /tmp/usr /tmp/old",
+        "mount --bind /usr /tmp/usr",
+        "mount -o remount,bind,ro /tmp/usr",
+        "unshare --user true",
+        "cd /tmp",
+        "pivot_root . old",
+    )
+    if unshare is None:
+        return False
+    return subprocess.run([unshare, *options, "sh", "-c", " && ".join(steps)], capture_output=True).returncode == 0
 
 
 @pytest.fixture(params=["namespaces", *(["bubblewrap"] if BWRAP else [])], scope="session")
