@@ -70,7 +70,10 @@ def stacked_chart(
     if limit is not None:
         parts += _limit(limit_name, to_x(limit), (top, height - 22.0), width)
     for number, bar in enumerate(bars):
-        parts += _row(bar, top + _ROW * number, to_x, right, write)
+        written = right - CHARACTER_PIXELS * len(bar.text)
+        is_crossed = limit is not None and written - 6 < to_x(limit) < right
+        end = to_x(limit) - 8 if limit is not None and is_crossed else right
+        parts += _row(bar, top + _ROW * number, to_x, end, write)
         if limit is not None:
             y = top + _ROW * number + 22
             parts.append(rule(to_x(limit), y - 4, to_x(limit), y + _BAR + 4, "limit"))
@@ -80,6 +83,7 @@ def stacked_chart(
 def _row(
     bar: Bar, top: float, to_x: Callable[[float], float], right: float, write: Callable[[float], str]
 ) -> list[str]:
+    """Draw a bar under its name and its total, which ends at `right`, clear of the limit."""
     parts = [text(1, top + 15, bar.name, "row-name"), text(right, top + 15, bar.text, "row-text", "end")]
     start = 0.0
     for segment in bar.segments:

@@ -34,6 +34,14 @@ def test_stacked_bars_are_in_proportion_and_end_to_end():
     assert stacked_chart([], width=402, title="t", unit="", write=str) == ""
 
 
+@pytest.mark.parametrize(("limit", "ends"), [(5.0, 401.0), (19.0, 373.0), (20.0, 401.0)])
+def test_no_limit_goes_through_a_total(limit, ends):
+    bar = Bar(name="run", text="10 GB", segments=segments(6.0, 0.0, 14.0))
+    drawn = stacked_chart([bar], width=402, title="t", unit="", write=str, limit=limit, limit_name="card")
+    (x,) = re.findall(r'<text class="row-text" x="([\d.]+)"', drawn)
+    assert float(x) == pytest.approx(ends)
+
+
 @pytest.fixture(scope="module")
 def setting():
     return plan(load_config("legal_qlora", "plan.gpu=rtx3060"))
